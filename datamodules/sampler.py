@@ -1,0 +1,84 @@
+"""The order of a whole training run as a pure function of (seed, batch number): stopping and resuming changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (index into the dataset, sample seed)
+
+
+def stable_hash(*keys: int | str) -> int:
+    """Hash integers and strings to 63 bits, equal on every machine, process and Python version.
+
+    Raises TypeError for any other kind of key (the text of a float or an object is not stable).
+    """
+    plain = tuple(k if isinstance(k, str) else operator.index(k) for k in keys)
+    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of processes; (0, 1) outside a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+class EndlessBatchSampler(Sampler):
+    """Yield this rank's part of every global batch of a run, as lists of (index, sample seed).
+
+    The run reads one endless stream: pass after pass over the data, each in its own random order. Batch b is positions
+    [b * batch_size, (b + 1) * batch_size) of it, so every sample is seen once per pass, also where the batch size
+    does not divide the data set or exceeds it. The sample seed depends on (seed, pass, index) only.
+
+    Args:
+        num_samples: samples in one pass.
+        batch_size: global batch size, over all ranks; rank r of w takes the samples [r::w] of each batch.
+        num_batches: batches of the whole run; len() stays this number after a resume.
+        seed: of the run.
+        start: the first batch to yield; set `.start` when resuming.
+    Raises: ValueError for sizes below 1, a start outside the run, or ranks that do not divide the batch size.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, num_batches: int, seed: int, start: int = 0) -> None:
+        for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("num_batches", num_batches)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
+        self.seed, self.start = seed, start
+        self._order: tuple[int, torch.Tensor] | None = None
+        # Lightning looks for `batch_sampler.sampler` (to call set_epoch on it); it need find nothing else than this.
+        self.sampler = self
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rank, world = rank_and_world()
+        if self.batch_size % world:
+            raise ValueError(f"batch_size {self.batch_size} is global and must be a multiple of the {world} processes")
+        if not 0 <= self.start <= self.num_batches:
+            raise ValueError(f"start {self.start} lies outside the run of {self.num_batches} batches")
+        for batch in range(self.start, self.num_batches):
+            yield self.global_batch(batch)[rank::world]
+
+    def global_batch(self, batch: int) -> list[Key]:
+        """The keys of batch number `batch`, over all ranks."""
+        keys: list[Key] = []
+        position, end = batch * self.batch_size, (batch + 1) * self.batch_size
+        while position < end:
+            turn, offset = divmod(position, self.num_samples)
+            count = min(end - position, self.num_samples - offset)
+            for index in self._permutation(turn)[offset : offset + count].tolist():
+                keys.append((index, stable_hash("sample", self.seed, turn, index)))
+            position += count
+        return keys
+
+    def _permutation(self, turn: int) -> torch.Tensor:
+        if self._order is None or self._order[0] != turn:
+            generator = torch.Generator().manual_seed(stable_hash("order", self.seed, turn))
+            self._order = (turn, torch.randperm(self.num_samples, generator=generator))
+        return self._order[1]

@@ -1,0 +1,112 @@
+"""Captioned scenes, rendered on the fly: the data set is a list of specs, and every pass draws each of them anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from datamodules.base import ImageDataModule, to_model_range
+from datamodules.sampler import Key, stable_hash
+from scenes.captions import caption
+from scenes.grammar import PRESETS, SceneSpec, sample_spec
+from scenes.render import render
+
+
+class ScenesDataset(Dataset):
+    """`dataset[(index, sample_seed)]`: index fixes the spec, sample_seed its wording, layout and colour jitter.
+
+    An item holds `image` float32 (3, S, S) in [-1, 1], `caption`, `spec` (a dict, the ground truth) and `seed`.
+
+    Args:
+        splits: names of grammar splits; index i belongs to splits[i % len(splits)].
+        tag: separates the specs of train, val and test within one split.
+    """
+
+    def __init__(
+        self, preset: str, image_size: int, num_images: int, splits: Sequence[str], data_seed: int, tag: str
+    ) -> None:
+        self.preset, self.image_size, self.num_images = preset, image_size, num_images
+        self.splits, self.data_seed, self.tag = tuple(splits), data_seed, tag
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def split(self, index: int) -> str:
+        """The name of the split that sample `index` is drawn from."""
+        return self.splits[index % len(self.splits)]
+
+    def spec(self, index: int) -> SceneSpec:
+        """The ground truth of sample `index`."""
+        return scene_spec(self.preset, self.split(index), self.tag, self.data_seed, index // len(self.splits))
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        index, seed = key
+        spec = self.spec(index)
+        image_u8, _ = render(spec, stable_hash("render", seed), self.image_size)
+        text = caption(spec, stable_hash("caption", seed), caption_style(self.split(index)))
+        return {"image": to_model_range(image_u8), "caption": text, "spec": spec.to_dict(), "seed": seed}
+
+
+def scene_spec(preset: str, split: str, tag: str, data_seed: int, index: int) -> SceneSpec:
+    """Spec number `index` of a split, as a pure function of its arguments."""
+    return sample_spec(stable_hash("scenes", tag, split, data_seed, index), preset, split=split)
+
+
+def caption_style(split: str) -> str:
+    """The `language` split is about wording, so it alone is captioned with the templates that training never shows."""
+    return "held_out" if split == "language" else "train"
+
+
+class ScenesDataModule(ImageDataModule):
+    """Endless captioned scenes with exact ground truth; needs no download.
+
+    Args:
+        preset: `scenes` (all skills) or `scenes_simple` (one or two objects).
+        num_images: specs in one pass; every pass renders each of them anew.
+        num_val: images of validation and of test, spread evenly over `val_splits`.
+        val_splits: names of grammar splits.
+        data_seed: changes the specs; independent of the run's seed.
+    Raises: ValueError for an unknown preset or a size out of range.
+    """
+
+    def __init__(
+        self,
+        preset: str = "scenes",
+        image_size: int = 64,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        num_images: int = 50_000,
+        num_val: int = 256,
+        val_splits: Sequence[str] = ("val",),
+        data_seed: int = 0,
+    ) -> None:
+        super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
+        if preset not in PRESETS:
+            raise ValueError(f"data.preset: no scenes preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
+        if num_images < 1 or num_val < 1:
+            raise ValueError(f"data.num_images and data.num_val must be at least 1, got {num_images} and {num_val}")
+        if not 32 <= image_size <= 256:
+            raise ValueError(f"data.image_size: scenes are drawn at 32 to 256 pixels, got {image_size}")
+        self.preset, self.num_images, self.num_val = preset, num_images, num_val
+        self.val_splits, self.data_seed = tuple(val_splits), data_seed
+
+    def setup(self, stage: str | None = None) -> None:
+        common = (self.preset, self.image_size)
+        self.train_dataset = ScenesDataset(*common, self.num_images, ("train",), self.data_seed, "train")
+        self.val_dataset = ScenesDataset(*common, self.num_val, self.val_splits, self.data_seed, "val")
+        self.test_dataset = ScenesDataset(*common, self.num_val, self.val_splits, self.data_seed, "test")
+
+    def prompts(self, split: str, n: int) -> list[tuple[str, SceneSpec]]:
+        """n fixed (caption, spec) pairs of a split for evaluation: the first k are the same for every n >= k."""
+        specs = [scene_spec(self.preset, split, "prompts", self.data_seed, i) for i in range(n)]
+        style = caption_style(split)
+        return [(caption(s, stable_hash("prompt", split, self.data_seed, i), style), s) for i, s in enumerate(specs)]
+
+    def fingerprint(self) -> str:
+        """Digest of the arguments and of sixteen training specs, so that a changed grammar is noticed too."""
+        specs = [scene_spec(self.preset, "train", "train", self.data_seed, i).canonical() for i in range(16)]
+        facts = (self.preset, self.image_size, self.num_images, self.data_seed, self.val_splits, specs)
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
