@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ class NotComputed(RuntimeError):
 class Evaluator(ABC):
     """Accumulates batches of real and generated images and turns them into numbers.
 
-    `name` starts every key. `needs` names the entries of `update` beyond real, fake and captions without which nothing can
-    be computed (`reference`, `specs`). `unit` and `higher_is_better` say how to read the headline, `headline` its key.
+    `needs` names the entries of `update` beyond real, fake and captions without which nothing can
+    be computed (`reference`, `specs`). `headline` is the key of its main
+    number; `unit` is `%` for shares in [0, 1] and empty otherwise.
     """
 
     name: str
@@ -39,7 +41,11 @@ class Evaluator(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Returns the numbers of everything seen since `reset`; raises NotComputed with the reason."""
+        """Returns the numbers of everything seen since `reset`; raises NotComputed with the reason.
+
+        A metric `m` may come with `m_low` and `m_high` (95 % interval), `m_n` (images it applies to), `m_real` (real images
+        in place of the generated ones: the best the instrument can show) and `m_chance` (images of other prompts).
+        """
 
     @abstractmethod
     def reset(self) -> None:
@@ -52,6 +58,21 @@ class Evaluator(ABC):
     def details(self) -> dict[str, Any]:
         """Plain tables behind the numbers (intervals, confusions, verdicts per image) for the report."""
         return {}
+
+
+SUFFIXES = ("low", "high", "n", "real", "chance")
+
+
+def by_metric(values: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Groups what `compute` returns: {"m": 1, "m_low": 0} -> {"m": {"value": 1, "low": 0}}, in the order of the metrics."""
+    grouped: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        stem, _, suffix = key.rpartition("_")
+        if suffix in SUFFIXES and stem in values:
+            grouped.setdefault(stem, {})[suffix] = value
+        else:
+            grouped.setdefault(key, {})["value"] = value
+    return grouped
 
 
 def check_u8(**images: Tensor) -> None:

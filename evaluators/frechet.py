@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +59,8 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 class FrechetDistance(Evaluator):
     """Fréchet distance of generated images to reference images, beside the floor that real images reach.
 
-    The reference is a set of real images disjoint from the prompts' own. The floor is the distance of the prompts' own
-    real images to the same reference, with the same count: what a perfect generator would score. The distance falls
+    The reference is a set of real images disjoint from the prompts' own. The floor (`…_real`) is the distance of the prompts'
+    own real images to the same reference, with the same count: what a perfect generator would score. The distance falls
     roughly as 1/n at fixed quality, so a value means something only beside its floor and at equal n.
 
     Source: Heusel et al. 2017, eq. 6.
@@ -94,7 +95,7 @@ class FrechetDistance(Evaluator):
         mean, cov = self._stats["reference"].mean(), self._stats["reference"].cov()
         return {
             self.name: frechet_distance(mean, cov, self._stats["fake"].mean(), self._stats["fake"].cov()),
-            f"{self.name}_floor": frechet_distance(mean, cov, self._stats["real"].mean(), self._stats["real"].cov()),
+            f"{self.name}_real": frechet_distance(mean, cov, self._stats["real"].mean(), self._stats["real"].cov()),
         }
 
     def protocol(self) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Does the image show what its caption says? Scenes are read back by a parser that never sees the caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from evaluators.base import Evaluator, NotComputed, check_u8
+from scenes.grammar import SceneSpec
+from scenes.parser import parse
+from scenes.scoring import aggregate, score
+
+MAX_COUNT = 8  # the last row and column of the confusion of counts mean "this many or more"
+
+
+class SceneAlignment(Evaluator):
+    """Share of scenes whose presence, count, colour, shape, size, binding, relation and spelling are right, and of all-right ones.
+
+    Every skill comes with a Wilson 95 % interval and two controls: `…_real`, the parser on the data's own images (what a
+    perfect generator would score), and `…_chance`, the same images scored against other prompts' specs.
+    `skills_mean` is the plain mean over the skills that apply, without `exact`.
+
+    Source: Ghosh et al. 2023 (GenEval), section 3, with a closed-form parser in place of learned detectors.
+    """
+
+    name = "alignment"
+    headline = "exact"
+    unit = "%"
+    higher_is_better = True
+    needs = frozenset({"specs"})
+
+    def __init__(self, controls: bool = True) -> None:
+        self.controls = controls
+        self.reset()
+
+    def reset(self) -> None:
+        self._specs: list[SceneSpec] = []
+        self._parsed: list[Any] = []
+        self._fake: list[dict[str, float]] = []
+        self._real: list[dict[str, float]] = []
+
+    def update(self, real: Tensor, fake: Tensor, captions: Sequence[str] | None, **extra: Any) -> None:
+        specs = [SceneSpec.from_dict(spec) for spec in extra["specs"]]
+        check_u8(real=real, fake=fake)
+        if not len(specs) == len(fake) == len(real):
+            raise ValueError(f"{len(specs)} specs for {len(fake)} generated and {len(real)} real images")
+        parsed = [parse(image) for image in _hwc(fake)]
+        self._specs += specs
+        self._parsed += parsed
+        self._fake += [score(spec, scene) for spec, scene in zip(specs, parsed)]
+        if self.controls:
+            self._real += [score(spec, parse(image)) for spec, image in zip(specs, _hwc(real))]
+
+    def compute(self) -> dict[str, float]:
+        if not self._fake:
+            raise NotComputed("alignment has seen no images")
+        real = summary(self._real) if self._real else {}
+        chance = summary(self._shuffled()) if self.controls and len(self._fake) > 1 else {}
+        values: dict[str, float] = {}
+        for skill, row in summary(self._fake).items():
+            values[skill] = row["mean"]
+            values |= {f"{skill}_{key}": row[key] for key in ("low", "high", "n") if key in row}
+            for control, rows in (("real", real), ("chance", chance)):
+                if skill in rows:
+                    values[f"{skill}_{control}"] = rows[skill]["mean"]
+        return values
+
+    def _shuffled(self) -> list[dict[str, float]]:
+        shift = len(self._specs) // 2  # the prompts are in random order, so any fixed pairing with others is a shuffle
+        return [score(self._specs[(i + shift) % len(self._specs)], scene) for i, scene in enumerate(self._parsed)]
+
+    def protocol(self) -> dict[str, Any]:
+        return {"instrument": "scenes.parser", "resize": None}
+
+    def details(self) -> dict[str, Any]:
+        """`count_confusion[asked][found]` over object scenes, and `wrong`: per image, the skills below 1."""
+        confusion = np.zeros((MAX_COUNT + 1, MAX_COUNT + 1), dtype=int)
+        for spec, scene in zip(self._specs, self._parsed):
+            if spec.groups:
+                asked = sum(group.count for group in spec.groups)
+                confusion[min(asked, MAX_COUNT), min(len(scene.objects), MAX_COUNT)] += 1
+        wrong = [[skill for skill, value in scores.items() if value < 1 and skill != "exact"] for scores in self._fake]
+        return {"count_confusion": confusion.tolist(), "wrong": wrong, "scores": self._fake}
+
+
+def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """{skill: {mean, n, low, high}} of per-image scores, `exact` first, with `skills_mean` after it.
+
+    Source: Wilson 1927, through scenes.scoring.aggregate.
+    """
+    rows = aggregate(scores)
+    skills = [skill for skill in rows if skill != "exact"]
+    ordered = {"exact": rows["exact"]}
+    if skills:
+        ordered["skills_mean"] = {"mean": sum(rows[skill]["mean"] for skill in skills) / len(skills)}
+    return ordered | {skill: rows[skill] for skill in skills}
+
+
+def _hwc(image_u8: Tensor) -> np.ndarray:
+    array = image_u8.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
+    return np.ascontiguousarray(array if array.shape[3] == 3 else array.repeat(3, axis=3))

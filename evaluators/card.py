@@ -1,0 +1,76 @@
+"""Evaluation cards: everything that must be known to read one number, and whether two numbers may share a column."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+# Two values with different answers here measured different things. The rest describes what was measured.
+MEASUREMENT = ("schema", "metric", "data", "data_fingerprint", "split", "n_real", "n_fake", "seeds", "protocol")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One number and its circumstances.
+
+    `low` and `high` are a 95 % interval where there is one; `real` is the value of real images in place of the generated
+    ones, which is the best the instrument can show; `chance` that of images of other prompts.
+    """
+
+    metric: str
+    value: float | None
+    split: str
+    n_real: int
+    n_fake: int
+    seeds: str
+    data: str
+    data_fingerprint: str
+    protocol: dict[str, Any] = field(default_factory=dict)  # extractor, checksum, resize rule, or the parser
+    low: float | None = None
+    high: float | None = None
+    real: float | None = None
+    chance: float | None = None
+    unit: str = ""
+    higher_is_better: bool = False
+    not_computed: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)  # sampler, steps, guidance, weights
+    model: dict[str, Any] = field(default_factory=dict)  # checkpoint, parameters, images seen, seconds
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `<split>-<metric>.json` into the folder and returns its path."""
+        path = Path(folder) / f"{self.split}-{self.metric.replace('/', '-')}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Card:
+        """Reads a card; raises ValueError for another schema."""
+        fields = json.loads(Path(path).read_text())
+        if fields.get("schema") != SCHEMA:
+            raise ValueError(f"{path} has card schema {fields.get('schema')}, this version reads {SCHEMA}: evaluate again")
+        return cls(**fields)
+
+
+def differences(a: Card, b: Card) -> list[str]:
+    """Why two cards must not stand in one column; empty when they may."""
+    pairs = ((name, getattr(a, name), getattr(b, name)) for name in MEASUREMENT)
+    return [f"{name}: {one!r} and {other!r}" for name, one, other in pairs if one != other]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can move a number."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "pillow", "timm", "torch-fidelity"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
