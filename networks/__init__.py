@@ -1,0 +1,1 @@
+"""Plain networks: U-Nets, encoders, decoders, transformers and text encoders. No losses, no diffusion maths."""
