@@ -1,0 +1,12 @@
+"""The same small, offline, single-threaded world for every test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+import torch  # noqa: E402  (the environment must be set before anything reads it)
+
+torch.set_num_threads(1)
