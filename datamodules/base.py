@@ -1,4 +1,4 @@
-"""What every datamodule shares: the declared facts, the endless training loader, unpadded validation shards, collation."""
+"""What every datamodule shares: declared facts, the endless training loader, unpadded validation shards, collation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ShardBatchSampler(Sampler):
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Base of all datamodules: declares the data's facts and builds the loaders; a subclass's `setup` sets the datasets.
+    """Base of all datamodules: declares the data's facts and builds the loaders; a subclass's `setup` sets the data.
 
     Args:
         image_size: side of the square images, in pixels.

@@ -1,4 +1,4 @@
-"""The order of a whole training run as a pure function of (seed, batch number): stopping and resuming changes nothing."""
+"""The order of a whole training run as a pure function of (seed, batch number), so that resuming changes nothing."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from datamodules.base import ImageDataModule, to_model_range
 from datamodules.sampler import Key, stable_hash
 from scenes.captions import caption
-from scenes.grammar import PRESETS, SceneSpec, sample_spec
+from scenes.grammar import SceneSpec, get_preset, sample_spec
 from scenes.render import render
+from scenes.splits import caption_style, spec_split
 
 
 class ScenesDataset(Dataset):
@@ -45,19 +46,14 @@ class ScenesDataset(Dataset):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         index, seed = key
         spec = self.spec(index)
-        image_u8, _ = render(spec, stable_hash("render", seed), self.image_size)
-        text = caption(spec, stable_hash("caption", seed), caption_style(self.split(index)))
+        image_u8, _ = render(spec, seed, self.image_size)
+        text = caption(spec, seed, caption_style(self.split(index)), self.preset)
         return {"image": to_model_range(image_u8), "caption": text, "spec": spec.to_dict(), "seed": seed}
 
 
 def scene_spec(preset: str, split: str, tag: str, data_seed: int, index: int) -> SceneSpec:
     """Spec number `index` of a split, as a pure function of its arguments."""
     return sample_spec(stable_hash("scenes", tag, split, data_seed, index), preset, split=split)
-
-
-def caption_style(split: str) -> str:
-    """The `language` split is about wording, so it alone is captioned with the templates that training never shows."""
-    return "held_out" if split == "language" else "train"
 
 
 class ScenesDataModule(ImageDataModule):
@@ -67,9 +63,9 @@ class ScenesDataModule(ImageDataModule):
         preset: `scenes` (all skills) or `scenes_simple` (one or two objects).
         num_images: specs in one pass; every pass renders each of them anew.
         num_val: images of validation and of test, spread evenly over `val_splits`.
-        val_splits: names of grammar splits.
+        val_splits: names of grammar splits (scenes.splits.SPLITS): `iid` is like training, the others are not.
         data_seed: changes the specs; independent of the run's seed.
-    Raises: ValueError for an unknown preset or a size out of range.
+    Raises: ValueError for an unknown preset or split, or a size out of range.
     """
 
     def __init__(
@@ -80,16 +76,19 @@ class ScenesDataModule(ImageDataModule):
         num_workers: int = 0,
         num_images: int = 50_000,
         num_val: int = 256,
-        val_splits: Sequence[str] = ("val",),
+        val_splits: Sequence[str] = ("iid",),
         data_seed: int = 0,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
-        if preset not in PRESETS:
-            raise ValueError(f"data.preset: no scenes preset {preset!r}; there are {', '.join(sorted(PRESETS))}")
+        least = get_preset(preset).min_image_size
         if num_images < 1 or num_val < 1:
             raise ValueError(f"data.num_images and data.num_val must be at least 1, got {num_images} and {num_val}")
-        if not 32 <= image_size <= 256:
-            raise ValueError(f"data.image_size: scenes are drawn at 32 to 256 pixels, got {image_size}")
+        if not least <= image_size <= 256:
+            raise ValueError(f"data.image_size: preset {preset!r} is drawn at {least} to 256 pixels, got {image_size}")
+        if not val_splits:
+            raise ValueError("data.val_splits is empty: name at least one split, as in [iid]")
+        for split in val_splits:
+            spec_split(split)
         self.preset, self.num_images, self.num_val = preset, num_images, num_val
         self.val_splits, self.data_seed = tuple(val_splits), data_seed
 
@@ -102,8 +101,8 @@ class ScenesDataModule(ImageDataModule):
     def prompts(self, split: str, n: int) -> list[tuple[str, SceneSpec]]:
         """n fixed (caption, spec) pairs of a split for evaluation: the first k are the same for every n >= k."""
         specs = [scene_spec(self.preset, split, "prompts", self.data_seed, i) for i in range(n)]
-        style = caption_style(split)
-        return [(caption(s, stable_hash("prompt", split, self.data_seed, i), style), s) for i, s in enumerate(specs)]
+        seeds = [stable_hash("prompt", split, self.data_seed, i) for i in range(n)]
+        return [(caption(spec, seed, caption_style(split), self.preset), spec) for spec, seed in zip(specs, seeds)]
 
     def fingerprint(self) -> str:
         """Digest of the arguments and of sixteen training specs, so that a changed grammar is noticed too."""

@@ -1,0 +1,104 @@
+"""Image files to square uint8 arrays, with one named reason for every file that cannot be used.
+
+Pillow, not torchvision.io: the latter can take the whole process down on a damaged PNG.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million; checked before anything is decoded
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")  # none runs outside programs
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .mpo .avif .jp2".split()
+)
+REASONS = ("missing", "unreadable", "empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported")
+_COLOUR_MODES = frozenset(("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"))
+_ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
+
+# Whatever Pillow would warn about becomes either a picture or a named reason here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class BadImage(Exception):
+    """A file that cannot be used: `reason` is one of REASONS, `detail` says more."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def load_square(path: str | Path, size: int) -> np.ndarray:
+    """Read an image as uint8 (size, size, 3) RGB: upright, shortest side to `size` with antialiasing, centre crop.
+
+    Raises: BadImage.
+    """
+    image = _open(path, size)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # Cropping inside resize keeps a 1 x 1,000,000 strip from being blown up first.
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))
+
+
+def verify(path: str | Path) -> None:
+    """Decode a whole image, as cheaply as its format allows. Raises: BadImage."""
+    _open(path, 1)
+
+
+def _open(path: str | Path, size: int) -> Image.Image:
+    """The upright RGB image, for JPEG reduced by the decoder to not less than twice `size`."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        raise BadImage("missing") from None
+    except OSError as error:
+        raise BadImage("unreadable", error.strerror or str(error)) from None
+    with file:
+        if not file.read(1):
+            raise BadImage("empty")
+        file.seek(0)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadImage("too_large", f"{image.width} x {image.height} pixels")
+                image.draft(None, (2 * size, 2 * size))
+                image.load()
+                return _to_rgb(_upright(image))
+        except BadImage:
+            raise
+        except UnidentifiedImageError:
+            raise BadImage("not_an_image") from None
+        except Image.DecompressionBombError as error:
+            raise BadImage("too_large", str(error)) from None
+        except Exception as error:  # a damaged file can make a decoder raise anything: struct.error, IndexError, …
+            reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+            raise BadImage(reason, f"{type(error).__name__}: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a damaged EXIF block does not spoil a good picture."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any supported mode -> RGB: 16 bits scaled to 8, alpha composited on white. Raises: BadImage("unsupported")."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # convert() would clip at 255, which turns most of a 16-bit picture white.
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImage("unsupported", f"mode {image.mode} with values outside 0 to 65535")
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode not in _COLOUR_MODES | _ALPHA_MODES:
+        raise BadImage("unsupported", f"mode {image.mode}")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
