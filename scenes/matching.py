@@ -56,11 +56,11 @@ def soft_iou(mask: np.ndarray, templates: np.ndarray) -> np.ndarray:
 def blurred(templates: np.ndarray) -> np.ndarray:
     """Templates (n, H, W) at every blur level: (levels, n, H, W)."""
     h, w = templates.shape[-2:]
-    return np.stack([_kernel(h, s) @ templates @ _kernel(w, s).T if s else templates for s in BLURS])
+    return np.stack([blur_matrix(h, s) @ templates @ blur_matrix(w, s).T if s else templates for s in BLURS])
 
 
 @lru_cache(maxsize=1024)
-def _kernel(n: int, sigma: float) -> np.ndarray:
+def blur_matrix(n: int, sigma: float) -> np.ndarray:
     """The Gaussian blur of n pixels as an (n, n) matrix."""
     d = np.arange(n)[:, None] - np.arange(n)[None, :]
     k = np.exp(-0.5 * (d / sigma) ** 2)

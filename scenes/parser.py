@@ -17,8 +17,9 @@ DEBRIS_AREA = 0.1 * 0.14**2  # of the picture: less than a tenth of a small squa
 GIANT_AREA = 0.35
 MALFORMED_IOU = 0.6
 CLEAR_IOU = 0.85  # when every object fits this well, the picture shows no word
-WORD_IOU = 0.5
+WORD_FIT = 0.6
 SECOND_COLOUR = 0.3
+SPECK = 0.5  # of a letter's cell: the least ink that counts
 MIN_IMAGE_SIZE = 16
 _NAMES = tuple(COLOURS)
 _PALETTE = np.array(list(COLOURS.values()), dtype=float)  # (6, 3)
@@ -157,21 +158,21 @@ def _try_word(
     strokes = np.isin(labels, solid)
     rows, columns = np.nonzero(strokes)
     cell = (rows.max() + 1 - rows.min()) / 7
-    # Letters may have loose dots: specks count as ink when they lie within two cells of the strokes.
+    # Letters may have loose dots: specks count as ink when they are large enough and within two cells of the strokes.
     near, _ = _window(labels.shape, rows, columns, max(1, round(2 * cell)))
     ink = np.zeros_like(strokes)
-    ink[near] = labels[near] > 0
+    ink[near] = (labels[near] > 0) & (areas[labels[near]] * labels.size >= SPECK * cell**2)
     rows, columns = np.nonzero(ink)
     window, _ = _window(labels.shape, rows, columns, 2)
     mask = matte.alpha[rows, columns]
-    reading = read_word(_normalised(np.where(_grown(ink[window], 2), matte.alpha[window], 0.0), mask))
-    if reading.iou < WORD_IOU or reading.iou <= object_fit:
+    reading = read_word(np.where(_grown(ink[window], 2), matte.alpha[window], 0.0))
+    if reading.fit < WORD_FIT or reading.fit <= object_fit:
         return None
     votes = np.bincount(matte.colour[rows, columns], weights=mask, minlength=len(_NAMES))
     two_colours = np.sort(votes)[-2] > SECOND_COLOUR * votes.sum()
     colour = _NAMES[int((matte.residual[:, rows, columns] * mask).sum(axis=1).argmin())]
     debris = float(areas[1:].sum() - ink.mean())
-    return ParsedScene((), reading.word, colour, max(debris, 0.0), int(two_colours), reading.iou)
+    return ParsedScene((), reading.word, colour, max(debris, 0.0), int(two_colours), reading.fit)
 
 
 def _window(
