@@ -12,10 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million; checked before anything is decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")  # none runs outside programs
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .mpo .avif .jp2".split()
-)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # none runs other programs
+EXTENSIONS = frozenset(".jpg .jpeg .jfif .mpo .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .avif .jp2".split())
 REASONS = ("missing", "unreadable", "empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported")
 _COLOUR_MODES = frozenset(("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"))
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))

@@ -118,7 +118,9 @@ def test_a_rank_without_validation_samples_has_no_batches(monkeypatch):
     assert list(make(batch_size=16).val_dataloader()) == []
 
 
-@pytest.mark.parametrize("name,value", [("image_size", 0), ("batch_size", -1), ("batch_size", 2.5), ("num_workers", -1)])
+@pytest.mark.parametrize(
+    "name,value", [("image_size", 0), ("batch_size", -1), ("batch_size", 2.5), ("num_workers", -1)]
+)
 def test_bad_sizes_are_named(name, value):
     with pytest.raises(ValueError, match=f"data.{name} must be a whole number of at least ., got {value}"):
         make(**{name: value})
