@@ -1,0 +1,80 @@
+"""Exponential moving average of the trainable weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class EMA(pl.Callback):
+    """Average of the trainable parameters, in float32, saved under ckpt["ema"]; what sampling and evaluation use.
+
+    The first steps average over a shorter past, min(decay, (1 + n) / (10 + n)) after n updates, so that the random
+    initial weights are forgotten at once.
+
+    Args:
+        decay: share of the old average kept at each step, in [0, 1).
+        half_life_images: images after which a weight's influence has halved; sets the decay instead.
+    Raises: ValueError unless exactly one of the two is given, and in range.
+    """
+
+    def __init__(self, decay: float | None = 0.9999, half_life_images: float | None = None) -> None:
+        if (decay is None) == (half_life_images is None):
+            raise ValueError("callbacks.ema: give decay or half_life_images, and set the other to null")
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError(f"callbacks.ema.decay={decay} is outside [0, 1)")
+        if half_life_images is not None and half_life_images <= 0:
+            raise ValueError(f"callbacks.ema.half_life_images={half_life_images} must be above 0")
+        self.decay, self.half_life_images = decay, half_life_images
+        self.num_updates = 0
+        self.params: dict[str, Tensor] = {}
+        self._loaded: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.half_life_images is not None:
+            images_per_step = trainer.datamodule.batch_size * trainer.accumulate_grad_batches
+            self.decay = 0.5 ** (images_per_step / self.half_life_images)
+        self.params = {name: p.detach().float().clone() for name, p in trainable(module).items()}
+        for name, value in (self._loaded or {}).items():
+            if name in self.params:
+                self.params[name].copy_(value)
+        self._loaded = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if module.batches_seen % trainer.accumulate_grad_batches == 0:
+            decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+            live = trainable(module)
+            new = [live[name].detach().float() for name in self.params]
+            torch._foreach_lerp_(list(self.params.values()), new, 1 - decay)
+            self.num_updates += 1
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module with averaged weights; its own come back bit for bit."""
+        live = trainable(module)
+        params = [live[name] for name in self.params]
+        saved = [p.detach().clone() for p in params]
+        with torch.no_grad():
+            torch._foreach_copy_(params, list(self.params.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(params, saved)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = {"num_updates": self.num_updates, "params": self.params}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        if "ema" in checkpoint:
+            self.num_updates, self._loaded = checkpoint["ema"]["num_updates"], checkpoint["ema"]["params"]
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter, of those that train."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

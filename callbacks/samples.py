@@ -1,0 +1,72 @@
+"""Sample grids during training, on fixed conditions and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from callbacks.grid import captioned_grid
+from callbacks.steps import due, evaluating, finished
+from evaluators.images import to_uint8
+
+
+class SampleGrid(pl.Callback):
+    """Writes `step=….png`, a grid of images drawn with the averaged weights, and sends it to the loggers.
+
+    Process 0 samples alone. A module that cannot sample yet (an untrained stage) is left in peace.
+
+    Args:
+        dir: folder of the grids.
+        every_steps: optimiser steps between two grids; None only at the end.
+        conditions: prompts or class numbers; None asks the module for its examples.
+        seed: image i is drawn from seed + i, at every step the same.
+        options: passed to the module's sample(), for instance {guidance_scale: 2}.
+    """
+
+    def __init__(
+        self,
+        dir: str,
+        every_steps: int | None = 1000,
+        conditions: Sequence[Any] | None = None,
+        seed: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.dir, self.every_steps, self.conditions = Path(dir), every_steps, conditions
+        self.seed, self.options = seed, dict(options or {})
+        self._told: str | None = None
+        self._step = -1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if due(trainer, module, self.every_steps) and not trainer.should_stop:
+            if module.batches_seen < trainer.datamodule.num_batches:  # the last grid waits until the weights are saved
+                self.draw(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if finished(trainer, module):
+            self.draw(trainer, module)
+
+    def draw(self, trainer: pl.Trainer, module: Any) -> None:
+        """Sample the grid of this step and write it."""
+        if not trainer.is_global_zero or self._step == module.optimizer_steps:
+            return
+        reason = module.sampling_refusal()
+        if reason is not None:
+            if reason != self._told:
+                print(f"no sample grid: {reason}", flush=True)
+            self._told = reason
+            return
+        conditions = list(self.conditions) if self.conditions else module.example_conditions()
+        n = conditions if isinstance(conditions, int) else len(conditions)
+        with evaluating(trainer, module):
+            image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
+        captions = None if isinstance(conditions, int) else [str(c) for c in conditions]
+        grid = captioned_grid(to_uint8(image.cpu()), captions)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        grid.save(self.dir / f"step={module.optimizer_steps:08d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_picture"):
+                logger.log_picture("samples", grid, step=module.optimizer_steps)
+        self._step = module.optimizer_steps

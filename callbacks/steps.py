@@ -1,0 +1,49 @@
+"""When things happen: on whole optimiser steps, counted by the module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from callbacks.ema import EMA
+from callbacks.stop import Stop
+
+
+def step_done(trainer: pl.Trainer, module: Any) -> bool:
+    """Whether the batch that just ended completed an optimiser step."""
+    return module.batches_seen % trainer.accumulate_grad_batches == 0
+
+
+def due(trainer: pl.Trainer, module: Any, every_steps: int | None) -> bool:
+    """Whether something done every N steps, and at the end of the run, is due now."""
+    if not step_done(trainer, module):
+        return False
+    return finished(trainer, module) or bool(every_steps) and module.optimizer_steps % every_steps == 0
+
+
+def finished(trainer: pl.Trainer, module: Any) -> bool:
+    """Whether the run has used up its steps or its time; a run that a signal stops is not finished."""
+    out_of_time = any(isinstance(c, Stop) and c.out_of_time for c in trainer.callbacks)
+    return out_of_time or module.batches_seen >= trainer.datamodule.num_batches
+
+
+@contextmanager
+def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
+    """Averaged weights, evaluation mode, no gradients and the run's precision; everything is put back at the end."""
+    modes = {part: part.training for part in module.modules()}
+    ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+    module.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            if ema is None:
+                yield
+            else:
+                with ema.applied(module):
+                    yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,79 @@
+"""Stopping between two optimiser steps: on SIGTERM, on Ctrl-C, and when the time is used up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+OUT_OF_TIME = -1
+
+
+class Stop(pl.Callback):
+    """Asks the trainer to stop after the current step; all processes agree on the step.
+
+    Args:
+        max_time: DD:HH:MM:SS of training, summed over resumed sessions; None is unlimited.
+    Raises: ValueError for a malformed time.
+    """
+
+    def __init__(self, max_time: str | None = None) -> None:
+        self.max_sec = None if max_time is None else parse_time(max_time)
+        self.signum = 0
+        self.out_of_time = False
+        self._earlier_sec = 0.0
+        self._began = time.monotonic()
+
+    @property
+    def train_sec(self) -> float:
+        """Seconds of training so far, over all sessions."""
+        return self._earlier_sec + time.monotonic() - self._began
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self._began = time.monotonic()
+        # Lightning has put its own handlers by now and restores the earlier ones after fit. Its SIGTERM handler may
+        # raise between two batches, before anything is saved.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._remember)
+            signal.signal(signal.SIGINT, self._remember)
+
+    def _remember(self, signum: int, _: Any) -> None:
+        if self.signum == signal.SIGINT == signum:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait
+        self.signum = signum
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if module.batches_seen % trainer.accumulate_grad_batches:
+            return
+        if trainer.received_sigterm:
+            self.signum = signal.SIGTERM
+        reason = self.signum
+        if not reason and self.max_sec is not None and self.train_sec >= self.max_sec:
+            reason = OUT_OF_TIME
+        if trainer.world_size > 1:
+            code = torch.tensor(abs(reason) * 1.0, device=trainer.strategy.root_device)
+            reason = int(trainer.strategy.reduce(code, reduce_op="max"))
+            reason = OUT_OF_TIME if reason == abs(OUT_OF_TIME) else reason
+        if reason:
+            self.out_of_time, self.signum = reason == OUT_OF_TIME, max(reason, 0)
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_sec": self.train_sec}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._earlier_sec = state["train_sec"]
+
+
+def parse_time(text: str) -> float:
+    """Seconds of DD:HH:MM:SS. Raises ValueError for anything else."""
+    try:
+        days, hours, minutes, seconds = (int(part) for part in str(text).split(":"))
+    except ValueError:
+        raise ValueError(f"trainer.max_time={text!r}: write days:hours:minutes:seconds, for instance 00:01:30:00") from None
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

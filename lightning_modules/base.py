@@ -1,0 +1,138 @@
+"""What every family shares: counters, one optimiser, clipping per group, and the shape of losses() and sample()."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class GenerativeModule(pl.LightningModule):
+    """A generator of images that the training loop, the callbacks and the scripts can drive without knowing its family.
+
+    A subclass writes ``losses`` and ``sample``. Its training noise is keyed by ``batch["seed"]``; the global random
+    state, which dropout uses, is set before every batch from (run seed, rank, batch number), so that a run can be
+    stopped and resumed anywhere.
+
+    Args:
+        optimizer: partial that takes parameters or parameter groups.
+        lr_schedule: optimiser step (from 0) -> multiplier of each group's learning rate; None keeps it constant.
+        clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
+    """
+
+    conditioning = "none"  # what sample() takes: "none" (a number of images), "label" (class numbers) or "text"
+
+    def __init__(
+        self,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        lr_schedule: Callable[[int], float] | None = None,
+        clip_norm: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
+        self.run_seed = 0  # set by the runtime before fit
+        # Plain integers, saved under ckpt["counters"]: the axis of every log and the unit of every budget.
+        self.batches_seen = self.optimizer_steps = self.images_seen = 0
+        # Written every batch without reading values, so that logging decides when to wait for the device.
+        self.last_losses: dict[str, Tensor] = {}
+        self.last_grad_norms: dict[str, Tensor] = {}
+
+    # ---- what a family writes ----
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Scalars by name; ``loss`` is the one to minimise."""
+        raise NotImplementedError
+
+    def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] for n conditions (or the number n); image i depends on seeds[i] alone."""
+        raise NotImplementedError
+
+    def example_conditions(self) -> Any:
+        """Conditions of the sample grids during training: prompts, class numbers, or a number of images."""
+        return 16
+
+    def sampling_refusal(self) -> str | None:
+        """Why sample() cannot be called yet, in one line; None if it can."""
+        return None
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError for a prompt that the text encoder would cut off."""
+
+    def param_groups(self) -> list[Any]:
+        """What the optimiser gets: trainable parameters, or groups of them with their own settings."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together, by the name under which their norm is logged."""
+        return {"model": [p for p in self.parameters() if p.requires_grad]}
+
+    # ---- training ----
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that train together."""
+        return self._trainer.world_size if self._trainer is not None else 1
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        seed_everything(self.run_seed, self.global_rank, self.batches_seen)
+        losses = self.losses(batch)
+        self.last_losses = {name: value.detach() for name, value in losses.items()}
+        self.batches_seen += 1
+        self.images_seen += batch["image"].shape[0] * self.world_size
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Losses of a validation batch; the caller weighs them by the batch's images."""
+        return self.losses(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer(self.param_groups())
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set every group's learning rate as a pure function of the step, so that nothing needs restoring."""
+        if self.lr_schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.lr_schedule(self.optimizer_steps)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # Automatic optimisation only; a family with several optimisers calls set_learning_rate and counts by itself.
+        self.set_learning_rate(optimizer)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.optimizer_steps += 1
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        self.last_grad_norms = {}
+        for name, params in self.clip_groups().items():
+            params = [p for p in params if p.grad is not None]
+            if params:
+                norm = nn.utils.get_total_norm([p.grad for p in params])
+                self.last_grad_norms[name] = norm.detach()
+                if self.clip_norm is not None:
+                    nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
+
+    # ---- checkpoints ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["counters"] = {name: getattr(self, name) for name in COUNTERS}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in COUNTERS:
+            setattr(self, name, checkpoint["counters"][name])
+
+
+COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
+
+
+def seed_everything(*key: int) -> None:
+    """Set Python's and torch's global random state from a hash of integers."""
+    value = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
+    random.seed(value)
+    torch.manual_seed(value)
