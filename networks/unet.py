@@ -1,0 +1,267 @@
+"""The text-conditional U-Net of every pixel diffusion stage, standard or efficient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from networks.attention import TransformerBlock
+from networks.conditioning import LevelEmbedding, TextConditioner
+from networks.resample import Upsample, downsample
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a residual path; the embedding scales and shifts between them.
+
+    Args:
+        dim_in: channels of the input (B, dim_in, H, W).
+        dim_out: channels of the output (B, dim_out, H, W).
+        emb_dim: width of the embedding (B, emb_dim).
+        dropout: probability of dropping a channel value before the second convolution.
+
+    Source: Dhariwal & Nichol 2021 (ADM), section 3; scale-shift norm from Nichol & Dhariwal 2021.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, emb_dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(_groups(dim_in), dim_in)
+        self.conv_1 = nn.Conv2d(dim_in, dim_out, 3, padding=1)
+        self.modulation = nn.Linear(emb_dim, 2 * dim_out)
+        self.norm_2 = nn.GroupNorm(_groups(dim_out), dim_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = _zero(nn.Conv2d(dim_out, dim_out, 3, padding=1))
+        self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.modulation(emb)[:, :, None, None].chunk(2, dim=1)  # (B, dim_out, 1, 1) each
+        h = F.silu(self.norm_2(h) * (1 + scale) + shift)
+        return self.skip(x) + self.conv_2(self.dropout(h))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the positions of a feature map, (B, dim, H, W) -> (B, dim, H, W)."""
+
+    def __init__(self, dim: int, **kwargs) -> None:
+        super().__init__()
+        self.block = TransformerBlock(dim, **kwargs)
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)  # (B, HW, dim); a view when x is channels_last
+        tokens = self.block(tokens, emb, context, context_mask)
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class UNet(nn.Module):
+    """Predict from a noised image, its noise level and, where given, a text and a low-resolution image.
+
+    Levels go from fine to coarse. A level holds ``num_res_blocks`` residual blocks, each followed by attention on
+    itself and on the text where the level's resolution is in ``attn_resolutions``. ``mid_blocks`` blocks sit at the
+    coarsest level, where capacity is cheap.
+
+    ``efficient=True`` gives Imagen's Efficient U-Net: each level halves the resolution before its blocks and doubles it
+    after them, and skips are scaled by 1/sqrt(2). Otherwise blocks come before the halving, as in ADM.
+
+    Args:
+        image_size: side of the images in pixels; decides which level has which resolution. Training on crops is fine.
+        channels: image channels.
+        dim: channels of the first level; level i has ``dim * dim_mults[i]``.
+        num_res_blocks: blocks per level, one number or one per level.
+        attn_resolutions: resolutions (after folding) with attention.
+        mid_blocks: blocks at the coarsest level, with attention if its resolution is listed.
+        fold: side of the pixel blocks folded into channels at the input and unfolded at the output; saves
+            ``fold**2`` of the positions at no loss of information.
+        text_dim: width of the text tokens; None for a network without text.
+        text_layers: trainable layers on top of the frozen text encoder.
+        attend_self: False leaves attention on the text only (Imagen's last stage).
+        lowres: whether a low-resolution image and its ``aug_level`` are given.
+        position: learned position table at each attention level; for networks that always see whole images.
+        upsample: how feature maps grow, one of ``networks.resample.UPSAMPLE_KINDS``.
+
+    Raises:
+        ValueError: if ``image_size`` does not divide into the levels.
+
+    Source: Saharia et al. 2022 (Imagen), appendix B and D.3; Ho et al. 2020.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int = 3,
+        dim: int = 64,
+        dim_mults: Sequence[int] = (1, 2, 3, 4),
+        num_res_blocks: int | Sequence[int] = 2,
+        attn_resolutions: Sequence[int] = (16, 8),
+        mid_blocks: int = 1,
+        mid_res: bool = True,
+        head_dim: int = 32,
+        ff_mult: float = 4,
+        emb_dim: int | None = None,
+        fold: int = 1,
+        text_dim: int | None = None,
+        text_layers: int = 0,
+        attend_self: bool = True,
+        lowres: bool = False,
+        position: bool = False,
+        efficient: bool = False,
+        dropout: float = 0.0,
+        upsample: str = "repetition",
+    ) -> None:
+        super().__init__()
+        dims = [int(dim * m) for m in dim_mults]
+        blocks = [num_res_blocks] * len(dims) if isinstance(num_res_blocks, int) else list(num_res_blocks)
+        halvings = len(dims) if efficient else len(dims) - 1
+        if len(blocks) != len(dims):
+            raise ValueError(f"num_res_blocks={blocks} has {len(blocks)} levels, dim_mults={list(dim_mults)} {len(dims)}")
+        if image_size % (fold * 2**halvings):
+            raise ValueError(f"image_size={image_size} is not a multiple of fold * 2^halvings = {fold * 2**halvings}")
+        emb_dim = emb_dim or 4 * dim
+        self.fold, self.lowres, self.efficient = fold, lowres, efficient
+        self.multiple_of = fold * 2**halvings
+        self.skip_scale = 1 / math.sqrt(2) if efficient else 1.0
+
+        self.level_embedding = LevelEmbedding(emb_dim, scale=20.0)
+        self.aug_embedding = LevelEmbedding(emb_dim, scale=1.0) if lowres else None
+        self.text = TextConditioner(text_dim, dims[-1], emb_dim, num_layers=text_layers) if text_dim else None
+
+        in_channels = channels * (2 if lowres else 1) * fold**2
+        self.stem = nn.Conv2d(in_channels, dims[0], 3, padding=1)
+        resolution = image_size // fold
+
+        def block(dim_in: int, dim_out: int, resolution: int, res: bool = True) -> Block:
+            attends = resolution in attn_resolutions
+            return Block(
+                ResBlock(dim_in, dim_out, emb_dim, dropout=dropout) if res else None,
+                SpatialTransformer(
+                    dim_out,
+                    emb_dim=emb_dim,
+                    context_dim=dims[-1] if text_dim else None,
+                    head_dim=head_dim,
+                    attend_self=attend_self,
+                    ff_mult=ff_mult,
+                )
+                if attends and (attend_self or text_dim)
+                else None,
+                dim=dim_out,
+                position=resolution if attends and position else None,
+            )
+
+        self.down, skips, width = nn.ModuleList(), [dims[0]], dims[0]
+        for i, (d, n) in enumerate(zip(dims, blocks)):
+            shrink = efficient or i > 0
+            level = nn.ModuleDict({"shrink": downsample(width, d if efficient else width)} if shrink else {})
+            if shrink:
+                resolution //= 2
+                width = d if efficient else width
+            level["blocks"] = nn.ModuleList()
+            for _ in range(n):
+                level["blocks"].append(block(width, d, resolution))
+                width = d
+                skips.append(width)
+            self.down.append(level)
+        self.mid = nn.ModuleList(block(width, width, resolution, res=mid_res) for _ in range(mid_blocks))
+
+        self.up = nn.ModuleList()
+        for i, (d, n) in reversed(list(enumerate(zip(dims, blocks)))):
+            level = nn.ModuleDict({"blocks": nn.ModuleList()})
+            for _ in range(n):
+                level["blocks"].append(block(width + skips.pop(), d, resolution))
+                width = d
+            if efficient or i > 0:
+                level["grow"] = Upsample(width, width, upsample)
+                resolution *= 2
+            self.up.append(level)
+        self.head = nn.Sequential(
+            nn.GroupNorm(_groups(width + dims[0]), width + dims[0]),
+            nn.SiLU(),
+            _zero(nn.Conv2d(width + dims[0], channels * fold**2, 3, padding=1)),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        log_snr: Tensor,
+        *,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        lowres: Tensor | None = None,
+        aug_level: Tensor | None = None,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            x: (B, channels, H, W), noised, scaled to about unit variance; H and W multiples of ``multiple_of``.
+            log_snr: (B,), in [-20, 20].
+            text: (B, L, text_dim) tokens of the frozen encoder; a dropped condition is all zeros.
+            text_mask: (B, L) bool, True = real token.
+            lowres: (B, channels, H, W), already enlarged to the size of x and noised.
+            aug_level: (B,) in [0, 1], how much ``lowres`` was noised.
+
+        Returns:
+            (B, channels, H, W), the prediction.
+        """
+        if x.shape[-1] % self.multiple_of or x.shape[-2] % self.multiple_of:
+            raise ValueError(f"image of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of {self.multiple_of}")
+        emb = self.level_embedding(log_snr)
+        if self.lowres:
+            x = torch.cat([x, lowres], dim=1)
+            emb = emb + self.aug_embedding(aug_level)
+        context = None
+        if self.text is not None:
+            context, pooled = self.text(text, text_mask)
+            emb = emb + pooled
+        emb = F.silu(emb)
+        x = F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+
+        skips = [x]
+        for level in self.down:
+            if "shrink" in level:
+                x = level["shrink"](x)
+            for block in level["blocks"]:
+                x = block(x, emb, context, text_mask)
+                skips.append(x)
+        for block in self.mid:
+            x = block(x, emb, context, text_mask)
+        for level in self.up:
+            for block in level["blocks"]:
+                x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), emb, context, text_mask)
+            if "grow" in level:
+                x = level["grow"](x)
+        x = self.head(torch.cat([x, skips.pop() * self.skip_scale], dim=1))
+        return F.pixel_shuffle(x, self.fold) if self.fold > 1 else x
+
+
+class Block(nn.Module):
+    """A residual block and, at attention resolutions, a transformer block after it."""
+
+    def __init__(
+        self, res: ResBlock | None, attention: SpatialTransformer | None, *, dim: int, position: int | None
+    ) -> None:
+        super().__init__()
+        self.res, self.attention = res, attention
+        self.position = nn.Parameter(torch.randn(1, dim, position, position) * 0.02) if position else None
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+        if self.res is not None:
+            x = self.res(x, emb)
+        if self.position is not None:
+            x = x + self.position
+        return x if self.attention is None else self.attention(x, emb, context, context_mask)
+
+
+def _groups(dim: int) -> int:
+    """Groups of about 16 channels, a divisor of dim."""
+    return max(g for g in range(1, min(32, max(1, dim // 16)) + 1) if dim % g == 0)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start a branch at zero, so that the network starts close to the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

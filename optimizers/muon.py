@@ -1,0 +1,126 @@
+"""Muon for matrices and convolutions, AdamW for everything else, in one optimiser."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# Quintic Newton-Schulz coefficients that push every singular value into about [0.7, 1.2] in five iterations.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised: every direction of a weight matrix learns at the same speed.
+
+    Parameters with two or more dimensions are updated by Muon (a convolution as the matrix out x in*kh*kw), the rest,
+    and matrices with a side below ``min_side``, by AdamW with ``adam_lr``. torch.optim.Muon takes matrices alone.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: root-mean-square of a Muon update's elements over ``0.2``, so that AdamW's rates carry over.
+        momentum: Nesterov momentum.
+        weight_decay: decoupled, for both kinds.
+        adam_lr, betas, eps: AdamW's; ``adam_lr`` None means ``lr``.
+
+    Source: Jordan et al. 2024 (Muon); Liu et al. 2025 (Moonlight), eq. 4 for the scale 0.2 sqrt(max(rows, columns)).
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        adam_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        min_side: int = 8,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            adam_ratio=1.0 if adam_lr is None else adam_lr / lr,
+            betas=tuple(betas),
+            eps=eps,
+            min_side=min_side,
+        )
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of all parameters that have a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            matrices, others = [], []
+            for p in group["params"]:
+                if p.grad is not None:
+                    (matrices if is_matrix(p, group["min_side"]) else others).append(p)
+            if matrices:
+                self._muon(matrices, group)
+            if others:
+                self._adamw(others, group)
+        return loss
+
+    def _muon(self, params: list[Tensor], group: dict) -> None:
+        buffers = []
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            buffers.append(state["momentum"])
+        grads = [p.grad for p in params]
+        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        by_shape = defaultdict(list)
+        for p, u in zip(params, updates):
+            by_shape[u.flatten(1).shape].append((p, u))
+        for (rows, columns), pairs in by_shape.items():
+            stacked = orthogonalise(torch.stack([u.flatten(1) for _, u in pairs]))
+            scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
+            for (p, _), u in zip(pairs, stacked):
+                p.add_(u.view(p.shape), alpha=-scale)
+
+    def _adamw(self, params: list[Tensor], group: dict) -> None:
+        (beta_1, beta_2), lr = group["betas"], group["lr"] * group["adam_ratio"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            self.state[p]["step"] += 1
+        states, grads = [self.state[p] for p in params], [p.grad for p in params]
+        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
+        torch._foreach_lerp_(means, grads, 1 - beta_1)
+        torch._foreach_mul_(squares, beta_2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta_2)
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        denominators = torch._foreach_div(squares, [1 - beta_2 ** s["step"] for s in states])
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_mul_(denominators, [(1 - beta_1 ** s["step"]) / -lr for s in states])
+        torch._foreach_addcdiv_(params, means, denominators)
+
+
+def is_matrix(p: Tensor, min_side: int) -> bool:
+    """Whether Muon, and not AdamW, updates this parameter."""
+    return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= min_side
+
+
+def orthogonalise(g: Tensor, iterations: int = 5) -> Tensor:
+    """Replace the singular values of each matrix in (N, rows, columns) by about 1, in bfloat16 products.
+
+    Source: Jordan et al. 2024 (Muon): Newton-Schulz iteration with coefficients tuned for slope at zero.
+    """
+    a, b, c = COEFFICIENTS
+    tall = g.shape[-2] > g.shape[-1]
+    x = (g.mT if tall else g).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(g.dtype)

@@ -1,0 +1,43 @@
+"""Learning-rate schedules: plain functions of the optimiser step, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+
+
+class WarmupDecay:
+    """Rise linearly, hold, then fall to ``final`` over the last part of the run (warm-up, stable, decay).
+
+    Args:
+        total_steps: optimiser steps of the run.
+        warmup_steps: length of the rise.
+        decay_fraction: share of the run spent falling; 0 never falls.
+        final: multiplier at the end.
+        shape: ``linear`` or ``cosine`` fall.
+
+    Source: Hu et al. 2024 (MiniCPM), section 4; Goyal et al. 2017 for the warm-up.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        warmup_steps: int = 100,
+        decay_fraction: float = 0.5,
+        final: float = 0.0,
+        shape: str = "linear",
+    ) -> None:
+        if shape not in ("linear", "cosine"):
+            raise ValueError(f"lr_schedule.shape={shape!r}: choose linear or cosine")
+        if not 0 <= decay_fraction <= 1:
+            raise ValueError(f"lr_schedule.decay_fraction={decay_fraction} is outside [0, 1]")
+        self.total_steps, self.warmup_steps, self.final, self.shape = total_steps, warmup_steps, final, shape
+        self.decay_steps = decay_fraction * total_steps
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the learning rate for optimiser step number ``step``, counted from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if not self.decay_steps:
+            return rise
+        left = min(1.0, max(0.0, (self.total_steps - step) / self.decay_steps))
+        fall = left if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+        return rise * (self.final + (1 - self.final) * fall)
