@@ -32,6 +32,8 @@ class Imagen(GenerativeModule):
     Source: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding".
     """
 
+    conditioning = "text"
+
     def __init__(
         self,
         text_encoder: Any,
@@ -143,16 +145,23 @@ class Imagen(GenerativeModule):
             )
         return image
 
+    def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
+        """Why these stages (None: all) cannot be sampled; None if they can."""
+        untrained = [n for n in stages or self.stages if not int(self.stages[n].images_trained)]
+        if not untrained:
+            return None
+        return (
+            f"stage {untrained[0]!r} is not trained: train it with model.train_stages=[{untrained[0]}], "
+            "or sample the trained ones with stages=[…]"
+        )
+
     def _check_sampling(self, names, conditions, seeds, lowres) -> None:
         unknown = [n for n in names if n not in self.stages]
         if unknown:
             raise ValueError(f"stages={names}: there is no stage {unknown[0]!r}, only {', '.join(self.stages)}")
-        untrained = [n for n in names if not int(self.stages[n].images_trained)]
-        if untrained:
-            raise ValueError(
-                f"stage {untrained[0]!r} is not trained: train it with model.train_stages=[{untrained[0]}], "
-                f"or sample the trained ones with stages=[…]"
-            )
+        refusal = self.sampling_refusal(names)
+        if refusal:
+            raise ValueError(refusal)
         if len(seeds) != len(conditions):
             raise ValueError(f"{len(seeds)} seeds for {len(conditions)} prompts: give one seed per image")
         if self.stages[names[0]].lowres_size is not None and lowres is None:

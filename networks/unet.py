@@ -173,8 +173,9 @@ class UNet(nn.Module):
                 level["blocks"].append(block(width + skips.pop(), d, resolution))
                 width = d
             if efficient or i > 0:
-                level["grow"] = Upsample(width, width, upsample)
-                resolution *= 2
+                finer = dims[max(i - 1, 0)]  # fewer channels before the more numerous positions
+                level["grow"] = Upsample(width, finer, upsample)
+                width, resolution = finer, resolution * 2
             self.up.append(level)
         self.head = nn.Sequential(
             nn.GroupNorm(_groups(width + dims[0]), width + dims[0]),
