@@ -1,0 +1,64 @@
+"""Prompt sets: fixed, nested, with a disjoint reference."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules.scenes import ScenesDataModule
+from evaluators.prompts import load_prompts, sample_seed
+
+
+@pytest.fixture(scope="module")
+def scenes() -> ScenesDataModule:
+    return ScenesDataModule(preset="scenes", image_size=64)
+
+
+def test_scene_prompts_are_nested_and_real_images_show_them(scenes) -> None:
+    from evaluators.alignment import SceneAlignment
+
+    few, many = load_prompts(scenes, "combo", 6), load_prompts(scenes, "combo", 12)
+    assert few.captions == many.captions[:6] and torch.equal(few.real, many.real[:6])
+    assert few.real.shape == few.reference.shape == (6, 3, 64, 64)
+    evaluator = SceneAlignment()
+    evaluator.update(many.real, many.real, many.captions, specs=many.specs)
+    assert evaluator.compute()["exact"] == 1
+
+
+def test_reference_is_disjoint(scenes) -> None:
+    prompts = load_prompts(scenes, "iid", 8)
+    assert not any(torch.equal(a, b) for a in prompts.real for b in prompts.reference)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Image i has level i / 100 and label i."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, key):
+        return {"image": torch.full((1, 4, 4), key[0] / 100), "label": key[0]}
+
+
+def test_plain_data_takes_the_reference_from_the_same_split_or_from_training() -> None:
+    data = SimpleNamespace(train_dataset=Numbers(50), val_dataset=None, test_dataset=Numbers(10))
+    small, large = load_prompts(data, "test", 5), load_prompts(data, "test", 10)
+    assert small.labels == [0, 1, 2, 3, 4] and small.captions is None and small.specs is None
+    assert (small.reference_split, large.reference_split) == ("test", "train")
+    assert len(small.reference) == 5 and len(large.reference) == 10
+    assert load_prompts(data, "train", 50).reference is None
+    with pytest.raises(ValueError, match="n=11 exceeds the 10 images"):
+        load_prompts(data, "test", 11)
+    with pytest.raises(ValueError, match="no split 'combo'; there are train, test"):
+        load_prompts(data, "combo", 5)
+
+
+def test_sample_seeds_are_stable() -> None:
+    assert sample_seed(0, "iid", 3) == sample_seed(0, "iid", 3)
+    assert len({sample_seed(s, split, i) for s in (0, 1) for split in ("iid", "combo") for i in range(50)}) == 200
+    assert 0 <= sample_seed(0, "iid", 3) < 2**63
