@@ -119,6 +119,5 @@ def check(schedule: NoiseSchedule, prediction: str, sigma_data: float | None) ->
     if sigma_data is not None and prediction != "x_0":
         raise ValueError(f"prediction={prediction!r} with sigma_data: EDM preconditioning needs prediction='x_0'")
     if prediction == "eps" and schedule.alpha(torch.ones(1)).item() == 0:
-        raise ValueError(
-            f"prediction='eps' cannot recover x_0 where alpha = 0 (t = 1 of {type(schedule).__name__}): use v, x_0 or flow"
-        )
+        where = f"t = 1 of {type(schedule).__name__}"
+        raise ValueError(f"prediction='eps' cannot recover x_0 where alpha = 0 ({where}): use v, x_0 or flow")

@@ -12,7 +12,7 @@ Number = TypeVar("Number", float, Tensor)
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Coefficients c (B,) or () as a tensor that broadcasts over the trailing dimensions of x (B, ...), in x's dtype."""
+    """Coefficients c (B,) or () broadcast over the trailing dimensions of x (B, ...), in x's dtype."""
     return c.to(x.dtype).reshape(*c.shape, *[1] * (x.ndim - c.ndim))
 
 

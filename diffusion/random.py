@@ -1,4 +1,4 @@
-"""Random numbers keyed by a sample's own seed, so that batch size, worker and device never change what a sample draws."""
+"""Random numbers keyed by a sample's own seed: batch size, worker and device never change what a sample draws."""
 
 from __future__ import annotations
 

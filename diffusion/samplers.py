@@ -1,8 +1,8 @@
 """Samplers: functions from pure noise x_T to x_0, for any schedule and any denoiser `denoise(x_t, t) -> x_0_hat`.
 
-All visit the schedule's grid (or `grid(num_steps)`): num_steps + 1 times from 1 down, the last of which stands for clean
-data, alpha = 1 and sigma = 0, so the last step adds no noise and returns x_0_hat. eps is always re-derived from x_0_hat,
-so guidance and thresholds act on it too. Coefficients are float64 numbers; alpha = 0 at t = 1 is allowed.
+All visit the schedule's grid (or `grid(num_steps)`): num_steps + 1 times from 1 down, the last of which stands for
+clean data, alpha = 1 and sigma = 0, so the last step adds no noise and returns x_0_hat. eps is always re-derived from
+x_0_hat, so guidance and thresholds act on it too. Coefficients are float64 numbers; alpha = 0 at t = 1 is allowed.
 `on_step(step, x_t, x_0_hat)` sees each new x_t; `generator` is one torch.Generator or one per sample.
 """
 
@@ -50,7 +50,7 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling from the exact reverse kernels given x_0_hat.
 
-    variance: small, of q(x_u | x_t, x_0), right for data that is a point; large (DDPM's beta_t), right for N(0, I) data.
+    variance: small, of q(x_u | x_t, x_0), right for data at one point; large (DDPM's beta_t), right for N(0, I) data.
     Source: Ho et al. 2020, algorithm 2 and section 3.2
     """
     if variance not in ("small", "large"):
@@ -110,9 +110,10 @@ def heun(
     grid: Grid | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Second-order deterministic sampling in 2 num_steps - 1 evaluations: the trapezoid rule on dx = x_0 dalpha + eps dsigma.
+    """Second-order deterministic sampling in 2 num_steps - 1 evaluations.
 
-    The Euler rule on the same equation is DDIM; alpha = 1 gives EDM's sampler without churn. `generator` is not used.
+    The trapezoid rule on dx = x_0_hat dalpha + eps_hat dsigma; Euler's rule on the same equation is DDIM, and alpha = 1
+    gives EDM's sampler without churn. `generator` is not used.
     Source: Karras et al. 2022 (EDM), algorithm 1, for any (alpha, sigma)
     """
     x = full_precision(x_T)

@@ -103,10 +103,13 @@ class LinearSchedule(NoiseSchedule):
             )
         self.num_train_steps = num_train_steps
         beta = torch.linspace(beta_start * scale, beta_end * scale, num_train_steps, dtype=torch.float64)
-        self._log_alpha_bar = F.pad(torch.log1p(-beta).cumsum(0), (1, 0))  # (num_train_steps + 1,), step 0 is clean
+        # (num_train_steps + 1,), step 0 is clean; a copy per device, since copying at every call would stall a GPU.
+        self._log_alpha_bar = {torch.device("cpu"): F.pad(torch.log1p(-beta).cumsum(0), (1, 0))}
 
     def _log_scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = self._log_alpha_bar = self._log_alpha_bar.to(t.device)
+        table = self._log_alpha_bar.get(t.device)
+        if table is None:
+            table = self._log_alpha_bar[t.device] = self._log_alpha_bar[torch.device("cpu")].to(t.device)
         position = t.clamp(0, 1) * self.num_train_steps
         below = position.detach().floor().clamp(max=self.num_train_steps - 1).long()
         log_alpha_bar = torch.lerp(table[below], table[below + 1], position - below)
@@ -114,7 +117,7 @@ class LinearSchedule(NoiseSchedule):
 
 
 class KarrasSchedule(NoiseSchedule):
-    """Variance exploding: alpha = 1, sigma from sigma_min at t = 0 to sigma_max at t = 1, evenly spaced in sigma^(1/rho).
+    """Variance exploding: alpha = 1, sigma from sigma_min at t = 0 to sigma_max at t = 1, even in sigma^(1 / rho).
 
     Source: Karras et al. 2022 (EDM), eq. 5
     """

@@ -81,8 +81,8 @@ class Mixture:
 
 def mixture(schedule: NoiseSchedule) -> Mixture:
     """Two overlapping components, asymmetric, about the scale of images in [-1, 1]."""
-    tensors = (torch.tensor(v, dtype=torch.float64) for v in ([-0.5, 0.4], [0.25, 0.35], [math.log(0.4), math.log(0.6)]))
-    return Mixture(schedule, *tensors)
+    values = [-0.5, 0.4], [0.25, 0.35], [math.log(0.4), math.log(0.6)]
+    return Mixture(schedule, *(torch.tensor(v, dtype=torch.float64) for v in values))
 
 
 def gaussian(schedule: NoiseSchedule, mean: float = 0.3, std: float = 0.6) -> Mixture:

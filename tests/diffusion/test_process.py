@@ -58,7 +58,7 @@ def test_posterior_is_ddpm_on_the_table():
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "cosine_shifted"])
 def test_variational_bound_is_tight_for_gaussian_data(name):
-    """With exact reverse kernels the bound is the entropy of the data plus KL(q(x_T) || N(0, 1)), for any step count."""
+    """With exact reverse kernels the bound is the entropy of the data plus KL(q(x_T) || N(0, 1)), whatever the steps."""
     mu, s, num_steps = 0.3, 0.6, 50
     bound = 0.0
     for i in range(num_steps, 1, -1):

@@ -25,7 +25,8 @@ def error(kind, schedule, x_0, x_0_hat, eps, t):
 
 
 @pytest.mark.parametrize(
-    "kind, name", [("eps", "cosine"), ("v", "cosine"), ("flow", "cosine"), ("eps", "karras"), ("flow", "rectified_flow")]
+    "kind, name",
+    [("eps", "cosine"), ("v", "cosine"), ("flow", "cosine"), ("eps", "karras"), ("flow", "rectified_flow")],
 )
 def test_errors_stand_in_the_stated_ratio(kind, name):
     schedule, t = SCHEDULES[name], torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
