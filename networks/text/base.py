@@ -71,8 +71,8 @@ class TextEncoder(ABC):
         """Return token ids, special tokens included, not truncated, at least one a caption."""
 
     @abstractmethod
-    def _forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ids (b, l) and mask (b, l) on `self.device` to embeds (b, l, D) and pooled (b, P)."""
+    def _forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ids (b, l) on `self.device`, all of them real tokens, to embeds (b, l, D) and pooled (b, P)."""
 
     def _truncate(self, ids: list[int]) -> list[int]:
         """Cut to `max_length`, keeping the last token: the end-of-text mark of every encoder here."""
@@ -111,22 +111,18 @@ class TextEncoder(ABC):
         ids = self._tokenize(captions) if captions else []
         self.note_lengths(captions, [len(i) for i in ids])
         ids = [self._truncate(i) for i in ids]
-        longest = max(map(len, ids), default=1)
+        lengths = torch.tensor([len(i) for i in ids], dtype=torch.long)
+        longest = max(lengths.tolist(), default=1)
         # Made outside inference mode: inference tensors cannot be saved for a backward pass through later layers.
         embeds = torch.zeros(len(ids), longest, self.dim, device=self.device)
         pooled = torch.zeros(len(ids), self.pooled_dim, device=self.device)
-        mask = torch.zeros(len(ids), longest, dtype=torch.bool, device=self.device)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for start in range(0, len(order), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
-            batch_ids, batch_mask = pad([ids[i] for i in rows], self.device)
+        for rows in equal_length_batches(lengths.tolist()):
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                out, out_pooled = self._forward(batch_ids, batch_mask)
-                length = batch_ids.shape[1]
-                embeds[rows, :length] = out.float() * batch_mask[..., None]  # (b, l, D)
+                out, out_pooled = self._forward(torch.tensor([ids[i] for i in rows], device=self.device))
+                embeds[rows, : out.shape[1]] = out.float()  # (b, l, D)
                 pooled[rows] = out_pooled.float()
-                mask[rows, :length] = batch_mask
-        return TextEmbedding(embeds, mask, pooled)
+        mask = torch.arange(longest)[None] < lengths[:, None]  # (B, L)
+        return TextEmbedding(embeds, mask.to(self.device), pooled)
 
     def token_counts(self, captions: Sequence[str]) -> list[int]:
         """Count the tokens of each caption before truncation, special tokens included."""
@@ -177,16 +173,14 @@ def checked(captions: Sequence[str]) -> list[str]:
     return [c.encode("utf-8", "replace").decode() for c in captions]
 
 
-def pad(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pad token ids with 0 to the longest: ids (b, l) int64 and mask (b, l) bool."""
-    lengths = torch.tensor([len(i) for i in ids])
-    longest = int(lengths.max())
-    padded = torch.tensor([i + [0] * (longest - len(i)) for i in ids])
-    mask = torch.arange(longest)[None] < lengths[:, None]  # (b, l)
-    return padded.to(device), mask.to(device)
+def equal_length_batches(lengths: list[int]) -> list[list[int]]:
+    """Group row numbers by length, at most `BATCH_SIZE` a group.
 
-
-def masked_mean(embeds: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (b, l, D) over the real tokens of mask (b, l): (b, D)."""
-    weights = mask[..., None].to(embeds.dtype)
-    return (embeds * weights).sum(1) / weights.sum(1)
+    Without padding inside the network no caption can feel its neighbours' lengths, and no time goes into padding.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or len(batches[-1]) == BATCH_SIZE or lengths[batches[-1][0]] != lengths[row]:
+            batches.append([])
+        batches[-1].append(row)
+    return batches

