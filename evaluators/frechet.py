@@ -40,17 +40,25 @@ class FeatureStats:
         return (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
 
 
-def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+def psd_sqrt(cov: Tensor) -> Tensor:
+    """Symmetric square root (D, D) of a covariance, float64; eigenvalues that rounding made negative count as 0."""
+    values, vectors = torch.linalg.eigh(cov.double())
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def frechet_distance(
+    mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor, root_a: Tensor | None = None
+) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, float64.
 
     The trace of (A B)^1/2 is taken from the symmetric A^1/2 B A^1/2, whose eigenvalues are real and non-negative also when
     the covariances are rank-deficient (fewer images than features); matrix square roots of A B are not that safe.
-    A tiny negative result (about -1e-5) means zero and is left as it is.
+    A tiny negative result (about -1e-5) means zero and is left as it is. `root_a`, the `psd_sqrt` of cov_a, is the dear
+    half of the work and can be given where several sets are compared with one.
 
     Source: Dowson and Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
     """
-    values, vectors = torch.linalg.eigh(cov_a.double())
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root = psd_sqrt(cov_a) if root_a is None else root_a
     trace_root = torch.linalg.eigvalsh(root @ cov_b.double() @ root).clamp(min=0).sqrt().sum()
     shift = (mean_a.double() - mean_b.double()).square().sum()
     return float(shift + cov_a.double().trace() + cov_b.double().trace() - 2 * trace_root)
@@ -93,9 +101,10 @@ class FrechetDistance(Evaluator):
         if len(set(n.values())) != 1:
             raise NotComputed(f"{self.name} is biased by the count, so every set must have the same: got {n}")
         mean, cov = self._stats["reference"].mean(), self._stats["reference"].cov()
+        root = psd_sqrt(cov)
         return {
-            self.name: frechet_distance(mean, cov, self._stats["fake"].mean(), self._stats["fake"].cov()),
-            f"{self.name}_real": frechet_distance(mean, cov, self._stats["real"].mean(), self._stats["real"].cov()),
+            key: frechet_distance(mean, cov, stats.mean(), stats.cov(), root)
+            for key, stats in ((self.name, self._stats["fake"]), (f"{self.name}_real", self._stats["real"]))
         }
 
     def protocol(self) -> dict[str, Any]:

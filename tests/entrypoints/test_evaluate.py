@@ -1,0 +1,156 @@
+"""evaluate.py from a checkpoint to the page, with a generator whose quality is known."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import evaluate
+from runtime.cli import launch
+from scenes.render import render
+
+DATA = {"_target_": "datamodules.scenes.ScenesDataModule", "preset": "scenes_simple", "image_size": 64}
+QUICK = ["ckpt=fake", "splits=[iid,word]", "batch_size=4", "evaluator.fd=null", "device=cpu"]
+
+
+class Oracle(torch.nn.Module):
+    """Draws every caption right at a guidance scale of 2 or more, and nothing below it; notes what it was asked for."""
+
+    conditioning = "text"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(7))
+        self.asked: list[tuple[str, int]] = []
+        self.refusal: str | None = None
+
+    def sampling_refusal(self) -> str | None:
+        return self.refusal
+
+    def sample(self, conditions, *, seeds, guidance_scale=2.0, **options):
+        n = conditions if isinstance(conditions, int) else len(conditions)
+        assert len(seeds) == n and not self.training
+        self.asked += list(zip(conditions if n == len(seeds) and not isinstance(conditions, int) else [""] * n, seeds))
+        if isinstance(conditions, int) or guidance_scale < 2:
+            return torch.full((n, 3, 64, 64), -0.8)
+        images = [render(self.specs[c], seed % 1000, 64)[0] for c, seed in zip(conditions, seeds)]
+        return torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images]) / 127.5 - 1
+
+
+@pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
+    from datamodules.scenes import ScenesDataModule
+
+    module = Oracle()
+    data = ScenesDataModule(preset="scenes_simple", image_size=64)
+    module.specs = {caption: spec for split in ("iid", "word") for caption, spec in data.prompts(split, 40)}
+    config = OmegaConf.create({"data": DATA, "choices": {"model": "oracle", "data": "scenes_simple"}})
+    config.model = {"stages": {"base": {"num_steps": 32, "sampler": {"_target_": "diffusion.samplers.ddim"}}}}
+    info = {"path": "fake", "sha256": "a" * 64, "step": 10, "images_seen": 640, "train_sec": 60.0, "weights": "ema"}
+    monkeypatch.setattr(evaluate, "load_module", lambda ckpt, ema: (module, config, info))
+    return module
+
+
+def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, capsys) -> None:
+    result = evaluate.main([*QUICK, "n=6", f"out={tmp_path}", "sweep.guidance_scale=[1,2]"])
+    for split in ("iid", "word"):
+        exact = result["splits"][split]["metrics"]["exact"]
+        assert exact["value"] == exact["real"] == 1 and exact["chance"] < 1
+    assert [point["exact"] for point in result["sweep"]["points"]] == [0, 1]
+    assert "no Inception weights" in result["not_computed"]["fid"]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result
+    printed = capsys.readouterr()
+    assert "100.0%" in printed.out and "fid: not computed" in printed.out
+    assert "6/6 images" in printed.err and "min left" in printed.err
+
+
+def test_cards_hold_the_whole_protocol(oracle: Oracle, tmp_path) -> None:
+    evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "num_steps=5"])
+    card = json.loads((tmp_path / "cards" / "iid-exact.json").read_text())
+    assert card["n_real"] == card["n_fake"] == 4 and card["split"] == "iid" and card["data"] == "scenes_simple"
+    assert card["sampling"] == {"weights": "ema", "stages.base.num_steps": 32, "stages.base.sampler": "ddim", "num_steps": 5}
+    assert card["model"]["parameters"] == 7 and card["model"]["images_seen"] == 640 and card["model"]["sec_per_image"] > 0
+    assert card["data_fingerprint"] and card["versions"]["torch"] and "seed=0" in card["seeds"]
+    assert json.loads((tmp_path / "cards" / "iid-fid.json").read_text())["value"] is None
+
+
+def test_the_page_stands_alone(oracle: Oracle, tmp_path) -> None:
+    evaluate.main([*QUICK, "n=4", f"out={tmp_path}"])
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"<script|<link|https?://|src=\"(?!data:)|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == 8  # four samples of each split
+    for caption, _ in oracle.asked:
+        assert caption.replace('"', "&quot;") in page or caption in page
+    assert "fid</b>: not computed" in page and "python evaluate.py ckpt=fake" in page
+
+
+def test_measuring_again_samples_nothing_and_more_images_only_add(oracle: Oracle, tmp_path) -> None:
+    first = evaluate.main([*QUICK, "n=4", f"out={tmp_path}"])
+    assert len(oracle.asked) == 8
+    again = evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "batch_size=3"])
+    assert len(oracle.asked) == 8 and again["splits"] == first["splits"]
+    evaluate.main([*QUICK, "n=6", f"out={tmp_path}"])
+    assert len(oracle.asked) == 12
+    evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "guidance_scale=3"])
+    assert len(oracle.asked) == 20 and len(set(oracle.asked)) == 12  # the same seeds under other options
+
+
+def test_a_model_without_text_is_not_judged_by_captions(oracle: Oracle, tmp_path) -> None:
+    oracle.conditioning = "none"
+    result = evaluate.main(["ckpt=fake", "splits=[iid]", "n=4", "device=cpu", f"out={tmp_path}"])
+    metrics = result["splits"]["iid"]["metrics"]
+    assert set(metrics) == {"fd_efficientnet_lite0"} and metrics["fd_efficientnet_lite0"]["value"] > metrics["fd_efficientnet_lite0"]["real"]
+    assert "needs specs" in result["not_computed"]["exact"]
+
+
+def test_wandb_gets_numbers_and_pictures(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict = {}
+
+    class Logger(SimpleNamespace):
+        def log_metrics(self, metrics, step):
+            sent.update(metrics, step=step)
+
+        def log_picture(self, key, picture, step):
+            sent[key] = picture.size
+
+        def finalize(self, status):
+            sent["status"] = status
+
+    monkeypatch.setattr(evaluate, "WandbLogger", Logger)
+    evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "wandb=true"])
+    assert sent["eval/iid/exact"] == 1 and sent["step"] == 10 and sent["status"] == "success"
+    assert sent["eval/word/samples"][0] > 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["n=4"], "which checkpoint"),
+        (["ckpt=nowhere"], "no such file, run or name in zoo"),
+        (["ckpt=nowhere", "n=0"], "n must be a whole number of at least 1, got 0"),
+        (["ckpt=nowhere", "splits=iid"], "splits must be a list"),
+        (["ckpt=nowhere", "sweep.guidance_scale=2"], "sweep.guidance_scale must be a list"),
+        (["ckpt=nowhere", "guidence_scale=2"], "Did you mean guidance_scale=2"),
+        (["ckpt=nowhere", "sampler=dimm"], "Did you mean sampler=ddim"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(overrides, message, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *overrides])
+    with pytest.raises(SystemExit) as stop:
+        launch(evaluate.main, "evaluate")
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+def test_unknown_splits_and_untrained_models_are_refused(oracle: Oracle, tmp_path) -> None:
+    with pytest.raises(ValueError, match="unknown split 'nonsense'"):
+        evaluate.main([*QUICK, "splits=[nonsense]", f"out={tmp_path}"])
+    oracle.refusal = "stage 'base' is not trained"
+    with pytest.raises(ValueError, match="ckpt=fake: stage 'base' is not trained"):
+        evaluate.main([*QUICK, f"out={tmp_path}"])
