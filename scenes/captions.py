@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from scenes.grammar import INVERSE, Group, SceneSpec, all_specs, get_preset
 from scenes.rng import Rng
+from scenes.splits import split_of
 
 NUMBERS = ("a", "two", "three", "four", "five", "six")
 
 
 @dataclass(frozen=True)
 class Language:
-    """Templates and synonyms of a style; the first synonym of a word is the word itself unless it is left out."""
+    """Templates and synonyms of a style; a word without synonyms stands for itself."""
 
     single: tuple[str, ...]
     related: tuple[str, ...]
@@ -86,16 +87,16 @@ HELD_OUT = Language(
     listed=("this drawing shows {list}", "look, {list}", "we can find {list}"),
     word=('somebody wrote "{word}" with {colour} ink', 'it reads "{word}" and its colour is {colour}'),
     synonyms={
-        "small": ("little", "compact"),
+        "small": ("petite", "compact"),
         "large": ("huge", "oversized"),
-        "circle": ("round shape", "disc"),
+        "circle": ("round shape", "dot"),
         "square": ("block", "square tile"),
-        "triangle": ("triangular shape", "triangle"),
+        "triangle": ("triangular shape",),
         "diamond": ("lozenge",),
         "cross": ("plus shape",),
         "left of": ("on the left side of",),
         "right of": ("on the right side of",),
-        "above": ("higher than", "on top of"),
+        "above": ("higher than",),
         "below": ("beneath", "lower than"),
     },
 )
@@ -116,8 +117,6 @@ def caption(spec: SceneSpec, seed: int, style: str = "train", preset: str = "sce
 
 def all_captions(preset: str = "scenes_simple", split: str | None = None) -> list[str]:
     """Every training-style caption of a small preset (of one split, if named), sorted: to embed them all once."""
-    from scenes.splits import split_of  # here, because only this function needs it
-
     language = _language("train", preset)
     specs = (s for s in all_specs(preset) if split is None or split_of(s) == split)
     return sorted({_fill(t, s, language, Rng(0)) for s in specs for t in _templates(language, s)})

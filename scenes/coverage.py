@@ -1,4 +1,4 @@
-"""How much of each pixel a shape or a word covers, in exact integers, so that a picture is the same on every machine."""
+"""How much of each pixel a shape or a word covers, in exact integers: the same picture on every machine."""
 
 from __future__ import annotations
 

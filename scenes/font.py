@@ -1,4 +1,4 @@
-"""A bitmap font of capital letters, 5 x 7 cells; every letter touches all four sides, so a word's box gives its scale."""
+"""A font of capital letters, 5 x 7 cells; each touches all four sides, so a word's box gives its scale."""
 
 from __future__ import annotations
 

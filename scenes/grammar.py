@@ -98,7 +98,7 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class Preset:
-    """What `sample_spec` draws: shapes, shares of the kinds in sixths, greatest count in a pair, rich captions or few."""
+    """What `sample_spec` draws: shapes, shares of kinds in sixths, greatest counts, many captions or few."""
 
     name: str
     shapes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where things stand in a picture, in units of its side: a function of the spec and the seed, never of the resolution."""
+"""Where things stand, in units of the picture's side: a function of spec and seed, never of the resolution."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ShapeFit:
 
 
 def fit_shape(alpha: np.ndarray) -> ShapeFit:
-    """Find the shape that explains a soft mask (H, W) in [0, 1], as large and as placed as the mask's area and centroid."""
+    """Find the shape that explains a soft mask (H, W) in [0, 1], given its area and centroid."""
     h, w = alpha.shape
     area = alpha.sum()
     cx = float((alpha.sum(axis=0) * (np.arange(w) + 0.5)).sum() / area)

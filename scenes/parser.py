@@ -163,6 +163,8 @@ def _try_word(
     ink = np.zeros_like(strokes)
     ink[near] = (labels[near] > 0) & (areas[labels[near]] * labels.size >= SPECK * cell**2)
     rows, columns = np.nonzero(ink)
+    if not len(rows):
+        return None
     window, _ = _window(labels.shape, rows, columns, 2)
     mask = matte.alpha[rows, columns]
     reading = read_word(np.where(_grown(ink[window], 2), matte.alpha[window], 0.0))

@@ -35,7 +35,7 @@ class _Pose:
 
 
 def read_word(alpha: np.ndarray) -> Reading:
-    """Read the one word that a soft mask (H, W) in [0, 1] shows; the mask's window must be tight within a few pixels."""
+    """Read the one word that a soft mask (H, W) in [0, 1] shows, cut out with few empty pixels around it."""
     left, right = _extent(alpha.max(axis=0))
     top, bottom = _extent(alpha.max(axis=1))
     likely = round(((right - left) / max(bottom - top, 1.0) * ROWS + 1) / (COLUMNS + 1))

@@ -20,7 +20,7 @@ MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 256
 def render(spec: SceneSpec, seed: int, image_size: int) -> tuple[np.ndarray, list[ObjectBox]]:
     """Draw a scene: uint8 (H, W, 3) with H = W = image_size in [32, 256], and the boxes in it (units of the side)."""
     if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
-        raise ValueError(f"image_size {image_size} is outside {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}, for which layouts are made")
+        raise ValueError(f"scenes are drawn at {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, not {image_size}")
     boxes = layout(spec, seed)
     image = np.empty((image_size, image_size, 3), dtype=np.uint8)
     image[:] = BACKGROUND

@@ -153,6 +153,6 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     """The Wilson interval of a share; (0, 1) when n is 0."""
     if n == 0:
         return 0.0, 1.0
-    p, d = successes / n, 1 + z * z / n
+    p, d = min(successes / n, 1.0), 1 + z * z / n
     centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max((centre - half) / d, 0.0), min((centre + half) / d, 1.0)
