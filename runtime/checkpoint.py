@@ -1,0 +1,150 @@
+"""Checkpoints: written so that a kill loses nothing, verified when read, and loaded without running their code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from runtime.build import instantiate_untrusted
+from runtime.config import REPO
+from runtime.run_dir import listing
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary file beside the target, flushes it to the disk, verifies it, then renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # Lightning's loops are not resumed: a session starts a fresh loop over the batches that are left.
+        checkpoint.pop("loops", None)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        try:
+            with open(fresh, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if not is_good(fresh):
+                raise OSError(f"what was written to {fresh} does not read back")
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(Path(path))
+
+
+def is_good(path: Path) -> bool:
+    """Whether the file is whole: torch.load itself does not look at the checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # damage shows as one of many errors
+        return False
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest undamaged `step=*.ckpt` of a folder; says which ones it passed over."""
+    for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
+        if is_good(path):
+            return path
+        print(f"warning: {path} is damaged, using the checkpoint before it", flush=True)
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, on the CPU. Raises ValueError for a damaged file or one that is not a checkpoint."""
+    if not is_good(path):
+        raise ValueError(f"{path} is damaged or not a checkpoint (its checksums do not fit)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded as plain tensors: {str(error).splitlines()[0]}") from None
+
+
+def load_module(ckpt: str | Path, *, ema: bool = True) -> tuple[Any, DictConfig, dict[str, Any]]:
+    """Rebuilds a module from a checkpoint file, a run directory (its newest good checkpoint) or a name in zoo/.
+
+    Args:
+        ema: averaged weights instead of the raw ones, where the checkpoint has them.
+    Returns: the module in evaluation mode on the CPU; the run's configuration, resolved here; and what is known of the
+        weights: path, sha256, step, images_seen, train_sec, weights ("ema" or "raw"), versions, seed.
+    Raises: FileNotFoundError if there is nothing of that name; ValueError for a damaged or hostile checkpoint.
+    """
+    path = locate(ckpt)
+    if path.is_dir():
+        from runtime.export import read_zoo
+
+        checkpoint = read_zoo(path)
+        path = path / "model.safetensors"
+    else:
+        checkpoint = read(path)
+    if "config_source" not in checkpoint:
+        raise ValueError(f"{path} is a checkpoint of something else: it holds no configuration of ours")
+    config = OmegaConf.create(checkpoint["config_source"])
+    module = instantiate_untrusted(config.model)
+    weights = {name.replace("_orig_mod.", ""): value for name, value in checkpoint["state_dict"].items()}
+    averaged = ema and "ema" in checkpoint
+    if averaged:
+        weights |= checkpoint["ema"]["params"]
+    own = module.state_dict()
+    weights = {n: v.to(own[n].dtype) if n in own and torch.is_tensor(v) else v for n, v in weights.items()}
+    module.on_load_checkpoint(checkpoint)
+    _load(module, weights, path)
+    info = {
+        "path": str(path),
+        "sha256": checkpoint.get("sha256") or sha256(path),
+        "step": checkpoint["counters"]["optimizer_steps"],
+        **checkpoint["counters"],
+        "train_sec": checkpoint.get("train_sec"),
+        "weights": checkpoint.get("weights") or ("ema" if averaged else "raw"),
+        "seed": config.get("seed"),
+        "versions": checkpoint.get("versions"),
+    }
+    return module.eval(), config, info
+
+
+def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        what = f"lacks {missing[0]!r}" if missing else f"has {unexpected[0]!r}, which the model does not know"
+        raise ValueError(f"{path} does not fit the code of today: it {what} ({len(missing) + len(unexpected)} differences)")
+
+
+def locate(ckpt: str | Path) -> Path:
+    """A checkpoint file, or a directory of zoo/ form. Raises FileNotFoundError that lists what there is."""
+    runs, zoo = REPO / "runs", REPO / "zoo"
+    for path in (Path(ckpt), zoo / ckpt, runs / ckpt):
+        if path.is_file() or (path / "model.safetensors").is_file():
+            return path
+        if (path / "checkpoints").is_dir():
+            newest = newest_good(path / "checkpoints")
+            if newest is None:
+                raise FileNotFoundError(f"ckpt={ckpt}: this run has no undamaged checkpoint yet")
+            return newest
+    names = sorted(p.parent.name for p in zoo.glob("*/model.safetensors"))
+    raise FileNotFoundError(f"ckpt={ckpt}: no such file, run or name in zoo/; zoo: {', '.join(names) or 'empty'}{listing(runs)}")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON through a temporary file."""
+    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    fresh.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(fresh, path)

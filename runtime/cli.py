@@ -1,0 +1,131 @@
+"""The shell around every script: help, overrides, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runtime.config import CONF
+
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+
+
+def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
+    """Runs `main` on the command line's overrides and exits: 0 done, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    argv = sys.argv[1:]
+    if any(a in ("-h", "--help", "help") for a in argv):
+        print(help_text(config_name))
+        return
+    debug = os.environ.get("HYDRA_FULL_ERROR") == "1" or "debug=true" in argv
+    try:
+        if any(a in ("-m", "--multirun") for a in argv):
+            sweep(main, config_name, [a for a in argv if a not in ("-m", "--multirun")])
+        else:
+            main(argv)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        line = user_error(error)
+        if line is None or debug:
+            traceback.print_exc()
+        if line is None:
+            sys.exit(1)
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def user_error(error: BaseException) -> str | None:
+    """The message of what a user can put right, in one line, also from inside hydra's wrapping; else None."""
+    chain, seen = [error], error
+    while seen.__cause__ is not None:
+        seen = seen.__cause__
+        chain.append(seen)
+    wrapped = any(type(e).__name__ == "InstantiationException" for e in chain)
+    root = chain[-1]
+    if isinstance(root, USER_ERRORS):
+        text = root.args[0] if len(root.args) == 1 else str(root)
+        return " ".join(str(text).split())
+    module = type(root).__module__ or ""
+    if module.startswith(("omegaconf", "hydra")) or wrapped and isinstance(root, (TypeError, ImportError)):
+        place = next((l for e in chain for l in str(e).splitlines() if l.startswith("full_key:")), "").removeprefix("full_key: ")
+        return " ".join(str(root).split("full_key:")[0].split()) + (f" (at {place})" if place else "")
+    return None
+
+
+def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Sequence[str]) -> None:
+    """`-m`: hydra's multirun, each job a run of its own in this process. Raises ValueError with several devices."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from runtime.config import check_overrides
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check_overrides(config_name, overrides, sweep=True)
+        settled = [o for o in overrides if "," not in o]
+        devices = hydra.compose(config_name, settled).get("trainer", {}).get("devices", 1)
+    if devices not in (1, "1", "auto"):
+        raise ValueError(f"-m with trainer.devices={devices}: every process would run the whole sweep; sweep over single devices")
+
+    def job(_: Any) -> Any:
+        return main(list(HydraConfig.get().overrides.task))
+
+    sys.argv = [sys.argv[0], "-m", *overrides]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+
+
+def help_text(config_name: str) -> str:
+    """What a newcomer needs: examples, and every choice with the first comment line of its file."""
+    lines = [EXAMPLES[config_name].strip(), ""]
+    for group, title in GROUPS[config_name].items():
+        files = sorted((CONF / group).glob("*.yaml"))
+        if files:
+            lines.append(f"{group}=   {title}")
+            lines += [f"  {path.stem:<18} {first_comment(path.read_text())}".rstrip() for path in files] + [""]
+    lines.append(f"Any other setting is named by its place in conf/, for instance {SETTINGS[config_name]}")
+    return "\n".join(lines)
+
+
+def first_comment(text: str) -> str:
+    """The first line of a file if it is a comment (hydra's package directive is none)."""
+    comments = [l.lstrip("# ").rstrip() for l in text.splitlines()[:3] if l.startswith("#") and "@package" not in l]
+    return comments[0] if comments else ""
+
+
+EXAMPLES = {
+    "train": """
+Train a model. Every setting has a default; change one with key=value.
+
+  python train.py model=imagen                                  train with everything at its default
+  python train.py model=imagen trainer.max_time=00:00:30:00     stop after half an hour (days:hours:minutes:seconds)
+  python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
+  python train.py resume=runs/latest                            go on where the newest run stopped or was killed
+  python train.py -m model=imagen seed=0,1,2                    several runs, one after another
+
+A run writes runs/<model>/<data>/<name>/ with config.yaml, metrics.jsonl, samples/ and checkpoints/.
+""",
+    "sample": """
+Draw images from a checkpoint: a file, a run directory, or a name in zoo/.
+
+  python sample.py ckpt=runs/latest prompt="a red circle" n=8 out=samples
+  python sample.py ckpt=runs/latest prompts=prompts.txt seed=1 guidance_scale=3 num_steps=50 sampler=ddim
+
+Image i is drawn from seed + i and does not depend on the batch size.
+""",
+}
+GROUPS = {
+    "train": {
+        "model": "what to train",
+        "data": "what to train on",
+        "trainer": "where to train",
+        "experiment": "settings that belong together, with what to expect",
+        "text_encoder": "who reads the captions",
+    },
+    "sample": {"sampler": "how to draw"},
+}
+SETTINGS = {
+    "train": "trainer.max_steps=1000, data.batch_size=32, callbacks.ema=null, logger.wandb=null, seed=1, name=first-try",
+    "sample": "batch_size=16, ema=false, device=cpu",
+}

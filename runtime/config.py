@@ -1,0 +1,132 @@
+"""Composing a configuration, with misspelt overrides answered in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+REPO = Path(__file__).resolve().parent.parent
+CONF = REPO / "conf"
+
+# Paths relative to the checkout stay valid when a run or a checkpoint moves to another machine.
+OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path else str(REPO), replace=True)
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration `conf/<config_name>.yaml` with overrides; `choices` in it names what each group chose.
+
+    Raises: ValueError, in one line with the nearest name, for a misspelt group, choice or setting.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check_overrides(config_name, overrides)
+        cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra/")}
+    with open_dict(cfg):
+        del cfg["hydra"]
+        cfg.choices = choices
+    return cfg
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parsed overrides. Raises ValueError for what is not key=value."""
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        if text.startswith("-"):
+            raise ValueError(f"{text}: settings are written without dashes, for instance {text.lstrip('-') or 'seed=1'}")
+        if "=" not in text and not text.startswith("~"):
+            raise ValueError(f"{text!r}: write key=value, for instance model=imagen or trainer.max_steps=1000")
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            raise ValueError(f"cannot read {text!r}: put quotes around the value, for instance 'key=\"a, b\"' "
+                             f"({str(error).splitlines()[0]})") from None
+    return parsed
+
+
+def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = False) -> None:
+    """Raises ValueError naming the nearest group, choice or setting; must run inside an initialised hydra."""
+    loader = GlobalHydra.instance().config_loader()
+    parsed = parse(overrides)
+    search = [o.input_line for o in parsed if o.key_or_group == "hydra.searchpath"]
+    groups = {g: loader.get_group_options(g, ObjectType.CONFIG, config_name, search) for g in _groups(loader, config_name, search)}
+    chosen = [o for o in parsed if o.key_or_group in groups]
+    for override in parsed:
+        if override.is_sweep_override() and not sweep:
+            raise ValueError(f"{override.input_line}: several values are a sweep, add -m to run them one after another")
+    for override in chosen:
+        _check_choice(override, groups[override.key_or_group])
+    if sweep:
+        chosen = [o for o in chosen if not o.is_sweep_override()]
+    cfg = hydra.compose(config_name, search + [o.input_line for o in chosen])
+    for override in parsed:
+        if override in chosen or override.is_add() or override.key_or_group.startswith("hydra."):
+            continue
+        if override.key_or_group not in groups and not has_key(cfg, override.key_or_group):
+            raise ValueError(unknown_setting(override, cfg, groups))
+
+
+def _groups(loader: Any, config_name: str, search: list[str], parent: str = "") -> list[str]:
+    found = []
+    for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, search):
+        group = f"{parent}/{name}" if parent else name
+        if group != "hydra":
+            found += [group, *_groups(loader, config_name, search, group)]
+    return found
+
+
+def _check_choice(override: Override, options: list[str]) -> None:
+    value = override.value()
+    values = [o for o in value.list] if override.is_choice_sweep() else [value]
+    for value in values:
+        if value is None or isinstance(value, list) or str(value) in options:
+            continue
+        near = difflib.get_close_matches(str(value), options, n=1)
+        hint = f"Did you mean {override.key_or_group}={near[0]}? " if near else ""
+        key = override.key_or_group
+        raise ValueError(f"{key}={value}: there is no such {key}. {hint}Available: {', '.join(sorted(options))}")
+
+
+def has_key(cfg: DictConfig, key: str) -> bool:
+    """Whether a dotted key exists, also when its value is null."""
+    node: Any = cfg
+    for part in key.split("."):
+        if OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif OmegaConf.is_dict(node) and part in node:
+            node = node._get_node(part)
+            node = node if OmegaConf.is_config(node) else None
+        else:
+            return False
+    return True
+
+
+def unknown_setting(override: Override, cfg: DictConfig, groups: Sequence[str] = ()) -> str:
+    """One line that names the setting or group nearest to an unknown one."""
+    key = override.key_or_group
+    names = [*groups, *_keys(OmegaConf.to_container(cfg))]
+    same_end = [n for n in names if n.split(".")[-1] == key.split(".")[-1]]
+    near = same_end or difflib.get_close_matches(key, names, n=1)
+    if not near:  # the last word may be misspelt and its place left out
+        ends = {n.split(".")[-1]: n for n in reversed(names)}
+        near = [ends[end] for end in difflib.get_close_matches(key.split(".")[-1], list(ends), n=1)]
+    value = override.input_line.split("=", 1)[-1] if "=" in override.input_line else ""
+    hint = f"Did you mean {' or '.join(f'{n}={value}' for n in near[:3])}?" if near else "See python train.py --help."
+    return f"unknown setting {key!r}. {hint}"
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if not str(key).startswith("_"):
+            found += [f"{prefix}{key}", *_keys(value, f"{prefix}{key}.")]
+    return found

@@ -1,0 +1,162 @@
+"""A training run, from configuration to metrics."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from runtime import run_dir
+from runtime.build import instantiate
+from runtime.checkpoint import AtomicCheckpointIO
+from runtime.jsonl import JsonlLogger, last_values
+from runtime.resume import is_process_zero
+
+UNLIMITED_STEPS = 10**9
+
+
+class RunState(pl.Callback):
+    """Puts what makes a checkpoint sufficient by itself into it, and refuses to go on with other data."""
+
+    def __init__(self, cfg: DictConfig, checkpoint: dict[str, Any] | None) -> None:
+        self.cfg, self.checkpoint = cfg, checkpoint
+
+    def data(self, trainer: pl.Trainer) -> dict[str, Any]:
+        datamodule = trainer.datamodule
+        images = datamodule.batch_size * trainer.accumulate_grad_batches
+        return {"fingerprint": datamodule.fingerprint(), "images_per_step": images, "seed": self.cfg.seed}
+
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        for name, then in (self.checkpoint or {}).get("data", {}).items():
+            now = self.data(trainer)[name]
+            if now != then and not self.cfg.resume_force:
+                raise ValueError(f"the run was trained with {name} {then}, and now it is {now}: restore the data, or add "
+                                 "resume_force=true")
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
+        checkpoint |= {
+            "config": OmegaConf.to_container(self.cfg, resolve=True),
+            "config_source": OmegaConf.to_container(self.cfg, resolve=False),
+            "data": self.data(trainer),
+            "train_sec": stop.train_sec,
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__.split("+")[0], "pytorch_lightning": pl.__version__}
+
+
+def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
+    """Trains until the steps or the time are used up and returns the newest value of every metric.
+
+    Raises: SystemExit 143 or 130 after a SIGTERM or Ctrl-C, with a checkpoint saved; ValueError for wrong settings.
+    """
+    quiet()
+    path = Path(cfg.run_dir)
+    total = total_steps(cfg)
+    done = checkpoint["counters"] if checkpoint else {"batches_seen": 0, "optimizer_steps": 0}
+    say(f"run: {shown(path)}" + (f", going on at step {done['optimizer_steps']}" if checkpoint else ""))
+    if done["optimizer_steps"] >= total:
+        say(f"the run is finished at step {done['optimizer_steps']}: give a larger trainer.max_steps to go on")
+        return last_values(path)
+    pl.seed_everything(cfg.seed, verbose=False)  # initial weights
+    datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
+    datamodule.num_batches = total * cfg.trainer.accumulate
+    datamodule.run_seed = module.run_seed = cfg.seed
+    datamodule.start_batch = done["batches_seen"]
+    record = JsonlLogger(path)
+    if is_process_zero():
+        record.rewind(done["optimizer_steps"])
+    trainer = build_trainer(cfg, checkpoint, record)
+    check_batch_size(trainer, datamodule)
+    stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
+    except SystemExit:  # Lightning's own answer to signals
+        if not stop.signum:
+            raise
+    record.close()
+    if stop.signum:
+        name = signal.Signals(stop.signum).name
+        say(f"stopped by {name} at step {module.optimizer_steps}, saved; go on with: python train.py resume={shown(path)}")
+        raise SystemExit(128 + stop.signum)
+    return last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
+
+
+def total_steps(cfg: DictConfig) -> int:
+    """Optimiser steps of the run. Raises ValueError if neither steps nor time are limited."""
+    trainer = cfg.trainer
+    for name in ("max_steps", "accumulate"):
+        value = trainer[name]
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"trainer.{name}={value!r}: a whole number of at least 1")
+    if trainer.max_steps is None and trainer.max_time is None:
+        raise ValueError("trainer.max_steps and trainer.max_time are both null: the run would never end, give one")
+    return trainer.max_steps or UNLIMITED_STEPS
+
+
+def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: JsonlLogger) -> pl.Trainer:
+    """Lightning's trainer with one epoch for the whole run and our callbacks, loggers and checkpoint writer."""
+    settings = cfg.trainer
+    on_gpu = settings.accelerator in ("gpu", "cuda") or settings.accelerator == "auto" and torch.cuda.is_available()
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node is not None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pl.Trainer(
+            accelerator="gpu" if on_gpu else "cpu" if settings.accelerator == "auto" else settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=settings.precision or ("bf16-mixed" if on_gpu else "32-true"),
+            deterministic=settings.deterministic,
+            accumulate_grad_batches=settings.accumulate,
+            max_epochs=1,
+            min_epochs=0,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=[record, *loggers],
+            callbacks=[instantiate(settings.stop), *callbacks, RunState(cfg, checkpoint)],
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=cfg.run_dir,
+        )
+
+
+def check_batch_size(trainer: pl.Trainer, datamodule: Any) -> None:
+    """Raises ValueError unless the processes share a batch equally."""
+    if datamodule.batch_size % trainer.world_size:
+        raise ValueError(f"data.batch_size={datamodule.batch_size} is the batch over all processes: it must be a multiple "
+                         f"of the {trainer.world_size} devices")
+
+
+def quiet() -> None:
+    """Silences what Lightning tells everybody; our own lines say what matters."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for module in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
+        warnings.filterwarnings("ignore", module=f"{module}.*")
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|litlogger|isinstance.treespec).*")
+
+
+def say(text: str) -> None:
+    """Prints from process 0 at once."""
+    if is_process_zero():
+        print(text, flush=True)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,93 @@
+"""Which configuration a command means: a new run's, or that of a run to continue."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runtime import run_dir
+from runtime.build import check_targets
+from runtime.checkpoint import newest_good, read
+from runtime.config import compose, has_key, parse, unknown_setting
+
+# What may change between two sessions of a run without changing what the run computes.
+FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force")
+FIXED = ("trainer.accumulate",)
+
+
+def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | None]:
+    """The configuration of the run that a command line means, and the checkpoint to go on from, if any.
+
+    Raises: ValueError or FileNotFoundError for unknown settings or runs, and for settings that a resumed run refuses.
+    """
+    parsed = parse(overrides)
+    names = [o.value() for o in parsed if o.key_or_group == "resume"]
+    if names and names[-1] is not None:
+        rest = [o for o in parsed if o.key_or_group != "resume"]
+        return resumed(str(names[-1]), rest)
+    return fresh(overrides), None
+
+
+def fresh(overrides: Sequence[str]) -> DictConfig:
+    """A new run's configuration, with its directory made."""
+    cfg = compose("train", overrides)
+    process_zero = is_process_zero()
+    path = run_dir.create(cfg) if process_zero else Path(cfg.run_dir or cfg.paths.runs)
+    with open_dict(cfg):
+        cfg.run_dir, cfg.name = str(path), path.name
+        if cfg.get("logger") and cfg.logger.get("wandb"):
+            cfg.logger.wandb.id = secrets.token_hex(4)
+    if process_zero:
+        run_dir.save_config(path, cfg)
+    return cfg
+
+
+def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, Any] | None]:
+    """A run's own configuration with the permitted changes, and its newest good checkpoint."""
+    path = run_dir.find(run, Path(compose("train", []).paths.runs))
+    if is_process_zero():
+        run_dir.sweep(path)
+    cfg = OmegaConf.load(path / run_dir.SOURCE)
+    OmegaConf.set_struct(cfg, True)
+    check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
+    force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
+    for override in overrides:
+        change(cfg, override, force)
+    cfg.run_dir = str(path)
+    newest = newest_good(path / "checkpoints")
+    if newest is None:
+        print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
+    return cfg, None if newest is None else read(newest) | {"path": str(newest)}
+
+
+def change(cfg: DictConfig, override: Override, force: bool) -> None:
+    """Applies one override to a resumed run's configuration, and says so."""
+    key = override.key_or_group
+    if override.is_add() or override.is_delete() or not has_key(cfg, key):
+        if key in cfg.choices:
+            raise ValueError(f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… =")
+        raise ValueError(unknown_setting(override, cfg))
+    old, value = OmegaConf.select(cfg, key), override.value()
+    old = OmegaConf.to_container(old) if OmegaConf.is_config(old) else old
+    if isinstance(old, dict) and value is not None or key in ("model", "data"):
+        raise ValueError(f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… =")
+    if key == "resume_force" or old == value:
+        return
+    if not force and (not key.startswith(FREE) or key in FIXED):
+        raise ValueError(f"{override.input_line}: the run has {key}={old}, and changing it would make another run of it; "
+                         "start a new one, or add resume_force=true")
+    OmegaConf.update(cfg, key, value)
+    if is_process_zero():
+        print(f"changed: {key}={old} -> {value}", flush=True)
+
+
+def is_process_zero() -> bool:
+    """Whether this process writes files; known from the environment before any process group exists."""
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+    return rank_zero_only.rank == 0

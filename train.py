@@ -1,0 +1,21 @@
+"""Trains any model: python train.py model=imagen; python train.py resume=runs/latest; python train.py --help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.cli import launch
+from runtime.fit import fit, say
+from runtime.resume import configure
+
+
+def main(overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains as the overrides say and returns the newest value of every metric."""
+    metrics = fit(*configure(overrides))
+    say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()))
+    return metrics
+
+
+if __name__ == "__main__":
+    launch(main, "train")
