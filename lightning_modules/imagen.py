@@ -62,14 +62,14 @@ class Imagen(GenerativeModule):
         for name in self.train_stages:
             stage = self.stages[name]
             n = max(1, round(stage.batch_share * len(text)))  # rank r holds samples r, r + world, ...: the same n first
-            per_sample = stage.loss(batch["image"][:n], text[:n], mask[:n], batch["seed"][:n], self.times(n, name), name)
+            per_sample = stage.loss(batch["image"][:n], text[:n], mask[:n], batch["seed"][:n], self.quantiles(n, name), name)
             losses[f"loss_{name}"] = per_sample.mean()
             if self.training:
                 stage.images_trained += n * self.world_size
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    def times(self, n: int, tag: str) -> Tensor:
-        """n times in [0, 1], spread evenly over the global batch from one random offset, which lowers the variance.
+    def quantiles(self, n: int, tag: str) -> Tensor:
+        """n uniform numbers in [0, 1) for noise levels, spread evenly over the global batch from one random offset, which lowers the variance.
 
         Source: Kingma et al. 2021 (VDM), appendix I.1.
         """

@@ -35,6 +35,8 @@ class DiffusionStage(nn.Module):
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
         threshold: ``none | static | dynamic`` on the estimated image, after guidance.
         sigma_data: set for EDM preconditioning.
+        noise_levels: mean and standard deviation of the normal distribution of log-SNR in training, to spend it where
+            pictures are decided; None draws t uniformly.
         cond_drop_prob: probability of training a sample without its text.
         crop_size: side of the crops a super-resolution stage trains on; None for whole images.
         batch_share: share of each batch this stage trains on; a cheap stage needs fewer images.
@@ -65,6 +67,7 @@ class DiffusionStage(nn.Module):
         threshold: str = "dynamic",
         threshold_percentile: float = 0.995,
         sigma_data: float | None = None,
+        noise_levels: Sequence[float] | None = None,
         cond_drop_prob: float = 0.1,
         crop_size: int | None = None,
         batch_share: float = 1.0,
@@ -82,7 +85,7 @@ class DiffusionStage(nn.Module):
         self.net = net
         self.image_size, self.lowres_size, self.channels = image_size, lowres_size, channels
         self.schedule, self.prediction, self.sigma_data = schedule, prediction, sigma_data
-        self.weighting, self.weighting_kwargs = weighting, weighting_kwargs
+        self.weighting, self.weighting_kwargs, self.noise_levels = weighting, weighting_kwargs, noise_levels
         self.sampler, self.num_steps = sampler, num_steps
         self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
         self.threshold, self.threshold_percentile = threshold, threshold_percentile
@@ -91,14 +94,25 @@ class DiffusionStage(nn.Module):
         # In the state_dict, so that a checkpoint says by itself which of its stages may be sampled.
         self.register_buffer("images_trained", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, image: Tensor, text: Tensor, text_mask: Tensor, seeds: Tensor, t: Tensor, tag: str) -> Tensor:
-        """Per-sample loss (B,) of this stage; all randomness but t is keyed by the samples' seeds and the tag.
+    def times(self, u: Tensor) -> Tensor:
+        """Training times (B,) from uniform numbers (B,) in [0, 1), by inversion.
+
+        Source: Karras et al. 2022 (EDM), table 1, for the normal distribution of log-SNR.
+        """
+        if self.noise_levels is None:
+            return u
+        mean, std = self.noise_levels
+        log_snr = mean + std * torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
+        return self.schedule.t_from_log_snr(log_snr.clamp(-19, 19))
+
+    def loss(self, image: Tensor, text: Tensor, text_mask: Tensor, seeds: Tensor, u: Tensor, tag: str) -> Tensor:
+        """Per-sample loss (B,) of this stage; all randomness but u is keyed by the samples' seeds and the tag.
 
         Args:
             image: (B, C, S, S) in [-1, 1] at the data's own size.
             text, text_mask: (B, L, D) tokens and (B, L) bool.
             seeds: (B,) int64.
-            t: (B,) in [0, 1].
+            u: (B,) uniform in [0, 1), the quantile of each sample's noise level.
         """
         x_0, condition = self._crop(*self._targets(image), seeds, tag)
         keep = keyed_rand(seeds, tag, "drop", device=x_0.device) >= self.cond_drop_prob
@@ -115,7 +129,7 @@ class DiffusionStage(nn.Module):
             weighting=self.weighting,
             weighting_kwargs=self.weighting_kwargs,
             sigma_data=self.sigma_data,
-            t=t,
+            t=self.times(u),
             eps=keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device),
             **cond,
         )

@@ -154,10 +154,9 @@ class UNet(nn.Module):
         self.down, skips, width = nn.ModuleList(), [dims[0]], dims[0]
         for i, (d, n) in enumerate(zip(dims, blocks)):
             shrink = efficient or i > 0
-            level = nn.ModuleDict({"shrink": downsample(width, d if efficient else width)} if shrink else {})
+            level = nn.ModuleDict({"shrink": downsample(width, d)} if shrink else {})
             if shrink:
-                resolution //= 2
-                width = d if efficient else width
+                resolution, width = resolution // 2, d
             level["blocks"] = nn.ModuleList()
             for _ in range(n):
                 level["blocks"].append(block(width, d, resolution))

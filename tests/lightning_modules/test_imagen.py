@@ -132,10 +132,17 @@ def test_losses_are_reported_per_stage_and_only_trained_stages_count_images():
 
 def test_times_are_spread_over_the_batch_and_over_ranks():
     module = make_imagen()
-    t = module.times(8, "base").sort().values
+    t = module.quantiles(8, "base").sort().values
     torch.testing.assert_close(t.diff(), torch.full((7,), 1 / 8))
     assert 0 <= t[0] and t[-1] < 1
-    assert not torch.equal(t, module.times(8, "up").sort().values)
+    assert not torch.equal(t, module.quantiles(8, "up").sort().values)
+
+
+def test_noise_levels_follow_the_distribution_asked_for():
+    stage = make_stage(8, noise_levels=(-1.5, 2.0))
+    log_snr = stage.schedule.log_snr(stage.times((torch.arange(4000) + 0.5) / 4000))
+    assert log_snr.mean() == pytest.approx(-1.5, abs=0.02) and log_snr.std() == pytest.approx(2.0, abs=0.02)
+    assert torch.equal(make_stage(8).times(torch.tensor([0.25])), torch.tensor([0.25]))
 
 
 def test_crops_cut_the_same_window_from_image_and_condition():
