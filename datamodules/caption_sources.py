@@ -175,7 +175,7 @@ def _samples(captions: dict[str, list[Any]]) -> list[Sample]:
 def _read_folder(root: Path, class_template: str | None) -> Source:
     files = list(walk(root))
     images = [f for f in files if Path(f).suffix.lower() in EXTENSIONS]
-    texts = {f[: -len(".txt")]: f for f in files if f.endswith(".txt") and Path(f).stem.lower() not in _NOT_CAPTIONS}
+    texts = {f[:-4]: f for f in files if f.lower().endswith(".txt") and Path(f).stem.lower() not in _NOT_CAPTIONS}
     if not files:
         raise ValueError(f"data.root: {root} is empty")
     if texts and any(f.rpartition(".")[0] in texts for f in images):
@@ -187,22 +187,32 @@ def _read_folder(root: Path, class_template: str | None) -> Source:
         return Source("class folders", _samples(captions))
     ends = Counter(Path(f).suffix.lower() or "no ending" for f in files).most_common(5)
     seen = ", ".join(f"{n:,} {end}" for end, n in ends)
-    jsons = [f for f in files if f.endswith(".json")][:1]
-    hint = f"; is data.annotations={root / jsons[0]} what you meant?" if jsons else ""
-    raise ValueError(f"no captions found in {root} (saw {seen}){hint}; understood are: {LAYOUTS}")
+    raise ValueError(f"no captions found in {root} (saw {seen}){_hint(root, files)}; understood are: {LAYOUTS}")
+
+
+def _hint(root: Path, files: list[str]) -> str:
+    """What the user may have meant: a folder further down that has a table, or a JSON file that lies about."""
+    for file in files:
+        if Path(file).name in TABLE_NAMES:
+            return f"; is data.root={(root / file).parent} what you meant?"
+        if file.endswith(".json"):
+            return f"; is data.annotations={root / file} what you meant?"
+    return ""
 
 
 def _from_sidecars(root: Path, images: list[str], texts: dict[str, str]) -> Source:
-    by_stem: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}
     for file in images:
         stem = file.rpartition(".")[0]
-        if stem in by_stem:
-            raise ValueError(f"{root}: {by_stem[stem]} and {file} share the captions {stem}.txt; rename or remove one")
-        by_stem[stem] = file
-    captions = {
-        file: read_text(root / texts[stem]).splitlines() if stem in texts else [] for stem, file in by_stem.items()
-    }
-    orphans = sorted(file for stem, file in texts.items() if stem not in by_stem)
+        if stem not in texts:
+            captions[file] = []
+            continue
+        if stem in owners:
+            raise ValueError(f"{root}: {owners[stem]} and {file} share the captions {stem}.txt; rename or remove one")
+        owners[stem] = file
+        captions[file] = read_text(root / texts[stem]).splitlines()
+    orphans = sorted(file for stem, file in texts.items() if stem not in owners)
     return Source("a .txt beside each image", _samples(captions), orphans)
 
 

@@ -74,6 +74,8 @@ def _open(path: str | Path, size: int) -> Image.Image:
             raise BadImage("too_large", str(error)) from None
         except Exception as error:  # a damaged file can make a decoder raise anything: struct.error, IndexError, …
             reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not the decoder's
+                reason = "unreadable"
             raise BadImage(reason, f"{type(error).__name__}: {error}") from None
 
 

@@ -144,12 +144,15 @@ def _scan(root: Path, files: list[str]) -> Iterator[tuple[str, Bad]]:
 
 
 def _read_verdicts(path: Path) -> dict[str, Verdict]:
-    """What an earlier scan found; nothing where there is none, or one that is damaged or of another version."""
+    """What an earlier scan found; nothing where there is none, or one that is damaged or of another version.
+
+    Files it could not read are left out: permissions and disks are mended without the file changing.
+    """
     try:
         header, *lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         if header != {"version": VERSION}:
             return {}
-        return {file: (size, mtime, reason, detail) for file, size, mtime, reason, detail in lines}
+        return {file: (size, mtime, why, detail) for file, size, mtime, why, detail in lines if why != "unreadable"}
     except (OSError, ValueError):
         return {}
 

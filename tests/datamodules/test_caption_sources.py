@@ -66,11 +66,11 @@ def test_a_json_list_of_rows(tmp_path: Path):
 
 def test_sidecars(tmp_path: Path):
     files(tmp_path, a__png="", a__txt="a cat\n\none cat\n", b__png="", b__txt="a dog", README__txt="hello")
-    files(tmp_path, deep___c__jpg="", deep___c__txt="a\u0301 bird\0", lost__txt="nothing", d__png="")
+    files(tmp_path, deep___c__jpg="", deep___c__txt="a\u0301 bird\0", lost__TXT="nothing", d__png="", d__jpg="")
     (tmp_path / ".DS_Store").write_bytes(b"x")
     source = read_source(tmp_path)
-    assert source.samples == [*TWO, Sample("d.png", ()), Sample("deep/c.jpg", ("\xe1 bird",))]
-    assert source.orphans == ["lost.txt"]
+    assert source.samples == [*TWO, Sample("d.jpg", ()), Sample("d.png", ()), Sample("deep/c.jpg", ("\xe1 bird",))]
+    assert source.orphans == ["lost.TXT"]
 
 
 def test_windows_text(tmp_path: Path):
@@ -127,6 +127,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         r"no captions found in .* \(saw 2 .png, 1 .pdf\); understood are: metadata.jsonl.*COCO.*class_template",
     ),
     "json there": ({"a__png": "", "captions__json": "{}"}, {}, "is data.annotations=.*captions.json what you meant"),
+    "one folder too high": ({"train___metadata__csv": "", "train___a__png": ""}, {}, "is data.root=.*/train what you"),
     "texts of other images": ({"a__png": "", "b__txt": "x"}, {}, "no captions found"),
     "two tables": ({"metadata__csv": "", "metadata__jsonl": ""}, {}, "holds metadata.jsonl and metadata.csv: keep one"),
     "no rows": ({"metadata__jsonl": ""}, {}, "metadata.jsonl is empty"),

@@ -1,0 +1,43 @@
+"""Every conf/data file of this room names the arguments of its datamodule, and the scenes run as they are."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+
+
+def load(name: str) -> dict:
+    conf = OmegaConf.load(CONF / f"{name}.yaml")
+    if "defaults" in conf:
+        conf = OmegaConf.merge(OmegaConf.load(CONF / "captions.yaml"), conf)
+        del conf["defaults"]
+    whole = OmegaConf.create({"paths": {"cache": ".cache"}, "data": conf})
+    return OmegaConf.to_container(whole, resolve=True)["data"]
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco"])
+def test_conf_names_every_argument(name: str):
+    conf = load(name)
+    parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters
+    assert set(conf) == set(parameters)
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple"])
+def test_scenes_run_as_they_are(name: str):
+    conf = load(name)
+    dm = get_class(conf.pop("_target_"))(**conf)
+    dm.setup()
+    assert next(iter(dm.val_dataloader()))["image"].shape == (64, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["captions", "coco"])
+def test_a_folder_must_be_named(name: str):
+    conf = load(name)
+    with pytest.raises(ValueError, match="data.root is not set: give the folder"):
+        get_class(conf.pop("_target_"))(**conf)
