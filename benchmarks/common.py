@@ -1,0 +1,106 @@
+"""What the benchmarks share: one-line errors, the machine a number was measured on, JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+RESULTS = REPO / "benchmarks" / "results"
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Calls main and ends with one line on stderr and exit code 2 for what a user can put right."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def require(module: str, package: str) -> ModuleType:
+    """Imports a module that only benchmarks need. Raises ModuleNotFoundError that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ModuleNotFoundError(f"{module} is not installed: pip install '{package}'") from None
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    """An argparse type: a number above 0."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if value <= 0:
+            raise ArgumentTypeError(f"{text!r}: give a number above 0")
+        return value
+
+    return parse
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Processor, cores, threads used, and how busy the machine was already (load in processes, 1-minute mean)."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": threads, "load_before": load, "system": platform.platform()}
+
+
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    info = Path("/proc/cpuinfo")
+    names = [l.partition(":")[2].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def provenance(*packages: str) -> dict[str, Any]:
+    """Date, commit (with + for changed files) and versions; a package that is not installed is absent."""
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "commit": commit(), "versions": versions}
+
+
+def commit() -> str:
+    """Short hash of the checkout, with + when tracked files were changed; `unknown` outside a checkout."""
+
+    def git(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *args], cwd=REPO, capture_output=True, text=True)
+
+    try:
+        head, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except FileNotFoundError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON through a temporary file in the same folder, which it makes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    fresh.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(fresh, path)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up as plain text."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in [head, ["-" * w for w in widths], *rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
