@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from networks.text.hub import fingerprint, locate, one_line
 # Widths known without reading a file, so that a config can be built on a machine without the weights.
 DIMS = {"google/t5-v1_1-small": 512, "google/t5-v1_1-base": 768, "google/t5-v1_1-large": 1024,
         "google/t5-v1_1-xl": 2048, "google/t5-v1_1-xxl": 4096}
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.txt", "vocab.json")
 # Classes that skip the decoder, which is half of the weights.
 ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 
@@ -87,6 +89,7 @@ class HuggingFaceText(TextEncoder):
     def _load(self) -> tuple[Any, torch.nn.Module]:
         import transformers
 
+        self._check_tokenizer_files()
         kind = getattr(transformers, ENCODER_ONLY.get(self.config.get("model_type"), "AutoModel"))
         try:
             with silent(transformers.utils.logging):
@@ -97,6 +100,15 @@ class HuggingFaceText(TextEncoder):
         if kind is transformers.AutoModel and self.config.get("is_encoder_decoder"):
             model = model.get_encoder()
         return tokenizer, model.eval().requires_grad_(False)
+
+    def _check_tokenizer_files(self) -> None:
+        """Refuse what the library would answer with an empty vocabulary, in which every word is unknown."""
+        if not any(list(self.folder.glob(name)) for name in TOKENIZER_FILES):
+            raise FileNotFoundError(f"text encoder {self.id}: {self.folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+        sentencepiece_only = not any(list(self.folder.glob(name)) for name in TOKENIZER_FILES if name != "*.model")
+        if sentencepiece_only and find_spec("sentencepiece") is None:
+            raise FileNotFoundError(f"text encoder {self.id}: its vocabulary is a SentencePiece file: "
+                                    f"pip install sentencepiece")
 
     def _tokenize(self, captions: list[str]) -> list[list[int]]:
         tokenizer, _ = self.loaded

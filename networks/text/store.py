@@ -100,7 +100,7 @@ class EmbeddingStore:
 
 def checks(entries: np.ndarray) -> np.ndarray:
     """Checksum of each index entry: its words but the last, summed modulo 2^32."""
-    words = entries.view("<u4").reshape(len(entries), -1)[:, :-1]  # (N, 9)
+    words = entries.view("<u4").reshape(len(entries), ENTRY.itemsize // 4)[:, :-1]  # (N, 9); N may be 0
     return words.sum(1, dtype=np.uint32) + np.uint32(CHECK_START)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from networks.text import HuggingFaceText
-from networks.text import hub
+from networks.text import hub, huggingface
 
 CAPTIONS = ["a red circle", "", "a blue square above a red circle"]
 
@@ -118,6 +118,16 @@ def test_directories_that_cannot_be_read(tmp_path: Path, tiny_t5: Path) -> None:
     shutil.copytree(tiny_t5, tmp_path / "torn")
     (tmp_path / "torn/model.safetensors").unlink()
     assert "cannot read" in one_line_error(HuggingFaceText(str(tmp_path / "torn")))
+
+
+def test_missing_vocabulary_is_not_an_empty_one(tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "t5"
+    shutil.copytree(tiny_t5, folder)
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer" in one_line_error(HuggingFaceText(str(folder)))
+    (folder / "spiece.model").write_bytes(b"")
+    monkeypatch.setattr(huggingface, "find_spec", lambda name: None)
+    assert "pip install sentencepiece" in one_line_error(HuggingFaceText(str(folder)))
 
 
 def test_offline_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
