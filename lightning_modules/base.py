@@ -25,8 +25,6 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
-    conditioning = "none"  # what sample() takes: "none" (a number of images), "label" (class numbers) or "text"
-
     def __init__(
         self,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
@@ -49,16 +47,15 @@ class GenerativeModule(pl.LightningModule):
         raise NotImplementedError
 
     def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
-        """Images (n, C, H, W) in [-1, 1] for n conditions (or the number n); image i depends on seeds[i] alone."""
+        """Images (n, C, H, W) in [-1, 1] for n conditions (or the number n); image i depends on seeds[i] alone.
+
+        Raises: ValueError if the module cannot do it yet, for instance for an untrained stage.
+        """
         raise NotImplementedError
 
     def example_conditions(self) -> Any:
-        """Conditions of the sample grids during training: prompts, class numbers, or a number of images."""
+        """Conditions of the sample grids; their type says what sample() takes: prompts, class numbers, or a number."""
         return 16
-
-    def sampling_refusal(self) -> str | None:
-        """Why sample() cannot be called yet, in one line; None if it can."""
-        return None
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raise ValueError for a prompt that the text encoder would cut off."""

@@ -88,7 +88,8 @@ class Imagen(GenerativeModule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, L, D), mask (B, L) bool and keep (B,) bool, which is False for an empty caption."""
         if embeds is None:
-            encoded = self.text_encoder.encode(list(captions)).to(self.device)
+            with torch.autocast(self.device.type, enabled=False):  # embeddings, and their cache, are of full precision
+                encoded = self.text_encoder.encode(list(captions)).to(self.device)
             embeds, mask = encoded.embeds, encoded.mask
         keep = torch.tensor([bool(c.strip()) for c in captions], device=self.device)
         return embeds.to(self.device), mask.to(self.device), keep

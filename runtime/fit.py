@@ -117,7 +117,7 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
             accelerator="gpu" if on_gpu else "cpu" if settings.accelerator == "auto" else settings.accelerator,
             devices=settings.devices,
             strategy=settings.strategy,
-            precision=settings.precision or ("bf16-mixed" if on_gpu else "32-true"),
+            precision=settings.precision or ("bf16-mixed" if on_gpu or cpu_has_bf16() else "32-true"),
             deterministic=settings.deterministic,
             accumulate_grad_batches=settings.accumulate,
             max_epochs=1,
@@ -160,3 +160,8 @@ def say(text: str) -> None:
 def shown(path: Path) -> str:
     """A path as short as it can be typed from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware, about twice as fast as float32."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
