@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from evaluators.images import to_uint8
 class SampleGrid(pl.Callback):
     """Writes `step=….png`, a grid of images drawn with the averaged weights, and sends it to the loggers.
 
-    Process 0 samples alone. A module that cannot sample yet (an untrained stage) is left in peace.
+    Process 0 samples alone. Where a module refuses (an untrained stage), training goes on without a grid.
 
     Args:
         dir: folder of the grids.
@@ -37,7 +38,6 @@ class SampleGrid(pl.Callback):
         self.dir, self.every_steps, self.conditions = Path(dir), every_steps, conditions
         self.seed, self.options = seed, dict(options or {})
         self._told: str | None = None
-        self._step = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if due(trainer, module, self.every_steps) and not trainer.should_stop:
@@ -50,23 +50,28 @@ class SampleGrid(pl.Callback):
 
     def draw(self, trainer: pl.Trainer, module: Any) -> None:
         """Sample the grid of this step and write it."""
-        if not trainer.is_global_zero or self._step == module.optimizer_steps:
-            return
-        reason = module.sampling_refusal()
-        if reason is not None:
-            if reason != self._told:
-                print(f"no sample grid: {reason}", flush=True)
-            self._told = reason
+        if not trainer.is_global_zero:
             return
         conditions = list(self.conditions) if self.conditions else module.example_conditions()
         n = conditions if isinstance(conditions, int) else len(conditions)
-        with evaluating(trainer, module):
-            image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
+        if not n:
+            return
+        try:
+            with evaluating(trainer, module):
+                image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
+            image_u8 = to_uint8(image.cpu())
+        except ValueError as error:  # an untrained stage, or weights that diverged, must not end the training
+            if str(error) != self._told:
+                print(f"no sample grid: {error}", flush=True)
+            self._told = str(error)
+            return
         captions = None if isinstance(conditions, int) else [str(c) for c in conditions]
-        grid = captioned_grid(to_uint8(image.cpu()), captions)
+        grid = captioned_grid(image_u8, captions)
         self.dir.mkdir(parents=True, exist_ok=True)
-        grid.save(self.dir / f"step={module.optimizer_steps:08d}.png")
+        path = self.dir / f"step={module.optimizer_steps:08d}.png"
+        fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        grid.save(fresh, format="png")
+        os.replace(fresh, path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_picture"):
                 logger.log_picture("samples", grid, step=module.optimizer_steps)
-        self._step = module.optimizer_steps

@@ -19,22 +19,26 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
     if any(a in ("-h", "--help", "help") for a in argv):
         print(help_text(config_name))
         return
-    debug = os.environ.get("HYDRA_FULL_ERROR") == "1" or "debug=true" in argv
+    if any(a in ("-m", "--multirun") for a in argv):
+        rest = [a for a in argv if a not in ("-m", "--multirun")]
+        sys.exit(guarded(lambda: sweep(main, config_name, rest)))
+    sys.exit(guarded(lambda: main(argv)))
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Runs an action and returns the exit code; what a user can put right is one line, with a traceback on demand."""
     try:
-        if any(a in ("-m", "--multirun") for a in argv):
-            sweep(main, config_name, [a for a in argv if a not in ("-m", "--multirun")])
-        else:
-            main(argv)
+        action()
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except Exception as error:
         line = user_error(error)
-        if line is None or debug:
+        if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1" or "debug=true" in sys.argv:
             traceback.print_exc()
-        if line is None:
-            sys.exit(1)
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        if line is not None:
+            print(f"error: {line}", file=sys.stderr)
+        return 1 if line is None else 2
+    return 0
 
 
 def user_error(error: BaseException) -> str | None:

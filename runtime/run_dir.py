@@ -75,6 +75,6 @@ def listing(runs: Path) -> str:
 
 def sweep(path: Path) -> None:
     """Deletes temporary files that a killed process left in a run directory."""
-    for folder in (path, path / "checkpoints"):
+    for folder in (path, path / "checkpoints", path / "samples"):
         for stale in folder.glob("*.tmp-*"):
             stale.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,36 @@ from torch.utils.data import Dataset
 from datamodules.base import ImageDataModule
 from diffusion.random import keyed_rand, keyed_randn
 from lightning_modules.base import GenerativeModule
+from runtime.build import TRUSTED
 
 SIZE = 4
+TRUSTED.append("tests.toy")  # or load_module and resume would refuse to build it
 CONF = Path(__file__).parent / "conf"
 
 
 class Toy(GenerativeModule):
     """A two-layer denoiser with dropout (which uses the global random state) and keyed noise."""
 
-    conditioning = "text"
-
-    def __init__(self, width: int = 16, nan_at: list[int] | None = None, untrained: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        width: int = 16,
+        nan_at: list[int] | None = None,
+        untrained: bool = False,
+        dropout: float = 0.1,
+        sleep_sec: float = 0,
+        **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if width < 1:
             raise ValueError(f"model.width={width}: at least 1")
         self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(3 * SIZE * SIZE, width), nn.SiLU(), nn.Dropout(0.1), nn.Linear(width, 3 * SIZE * SIZE)
+            nn.Flatten(), nn.Linear(3 * SIZE * SIZE, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, 3 * SIZE * SIZE)
         )
-        self.nan_at, self.untrained = nan_at or [], untrained
+        self.nan_at, self.untrained, self.sleep_sec = nan_at or [], untrained, sleep_sec
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x_0, seeds = batch["image"], batch["seed"]
+        time.sleep(self.sleep_sec)
         t = keyed_rand(seeds, "t", device=x_0.device)[:, None, None, None]
         eps = keyed_randn(seeds, x_0.shape[1:], "eps", device=x_0.device)
         error = (self.net((1 - t) * x_0 + t * eps).view_as(x_0) - x_0).square()
@@ -42,15 +51,14 @@ class Toy(GenerativeModule):
 
     @torch.no_grad()
     def sample(self, conditions: Any, *, seeds: Any, guidance_scale: float | None = None, **_: Any) -> Tensor:
+        if self.untrained:
+            raise ValueError("stage 'toy' is not trained")
         x_T = keyed_randn(seeds, (3, SIZE, SIZE), "sample", device=self.device)
         lengths = torch.tensor([len(c) for c in conditions], device=self.device)[:, None, None, None] / 10
         return (self.net(x_T).view_as(x_T) + lengths * (guidance_scale or 1)).tanh()
 
     def example_conditions(self) -> list[str]:
         return ["one", "two words", "three"]
-
-    def sampling_refusal(self) -> str | None:
-        return "stage 'toy' is not trained" if self.untrained else None
 
     def check_prompts(self, prompts: Any) -> None:
         for prompt in prompts:
@@ -105,10 +113,7 @@ def overrides(*more: str, run: Path | str | None = None) -> list[str]:
 
 if __name__ == "__main__":  # python -m tests.toy OVERRIDES…: train.py with the toy allowed in checkpoints
     torch.set_num_threads(1)
-    from runtime.build import TRUSTED
     from runtime.cli import launch
     from train import main
 
-    TRUSTED.append("tests.toy")
-    sys.modules["tests.toy"] = sys.modules["__main__"]
     launch(main, "train")

@@ -1,0 +1,112 @@
+"""Draws images: python sample.py ckpt=RUN prompt="a red circle" n=8 seed=0 out=DIR; python sample.py --help."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.grid import captioned_grid, to_pil
+from evaluators.images import to_uint8
+from runtime.build import instantiate
+from runtime.checkpoint import load_module
+from runtime.cli import launch
+from runtime.config import compose
+
+GRID = 64  # images in grid.png
+
+
+def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Samples as the overrides say and returns the lines of samples.jsonl."""
+    cfg = compose("sample", overrides)
+    check(cfg)
+    module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema)
+    prompts = read_prompts(cfg, module)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    module = module.to(device)
+    print(f"{info['path']}: step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}", flush=True)
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines, shown, began = [], [], time.perf_counter()
+    for start in range(0, len(prompts), cfg.batch_size):
+        part = prompts[start : start + cfg.batch_size]
+        seeds = [cfg.seed + start + i for i in range(len(part))]
+        with torch.inference_mode():
+            images = to_uint8(module.sample(conditions(part), seeds=seeds, **sampling(cfg)).cpu())
+        for i, image in enumerate(images):
+            name = f"{start + i:05d}.png"
+            to_pil(image).save(out / name)
+            lines.append({"file": name, "prompt": part[i], "seed": seeds[i], **settings(cfg)})
+        shown += list(images[: GRID - len(shown)])
+        done, left = start + len(part), len(prompts) - start - len(part)
+        each = (time.perf_counter() - began) / done
+        print(f"{done}/{len(prompts)} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
+    named = [str(p) for p in prompts[: len(shown)]] if prompts[0] is not None else None
+    captioned_grid(torch.stack(shown), named).save(out / "grid.png")
+    (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(out / "grid.png")
+    return lines
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError for options out of range or missing."""
+    if OmegaConf.is_missing(cfg, "ckpt"):
+        raise ValueError("give ckpt=: a checkpoint file, a run directory such as runs/latest, or a name in zoo/")
+    for name in ("n", "batch_size"):
+        if not isinstance(cfg[name], int) or cfg[name] < 1:
+            raise ValueError(f"{name}={cfg[name]!r}: a whole number of at least 1")
+    given = [name for name in ("prompt", "prompts", "label") if cfg[name] is not None]
+    if len(given) > 1:
+        raise ValueError(f"give only one of {', '.join(given)}")
+
+
+def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
+    """One condition per image: a prompt, a class number, or None. Raises ValueError for what the model does not take."""
+    examples = module.example_conditions()
+    kind = "none" if isinstance(examples, int) else "label" if examples and isinstance(examples[0], int) else "text"
+    given = next((name for name in ("prompt", "prompts", "label") if cfg[name] is not None), None)
+    wanted = {"text": ("prompt", "prompts"), "label": ("label", None), "none": (None,)}[kind]
+    if given not in wanted:
+        ask = {"text": 'prompt="…" or prompts=FILE', "label": "label= or nothing", "none": "no prompt and no label"}[kind]
+        raise ValueError(f"this model takes {ask}" + (f", not {given}=" if given else ""))
+    if given == "prompts":
+        lines = Path(cfg.prompts).read_text(encoding="utf-8-sig").splitlines() if Path(cfg.prompts).is_file() else None
+        if lines is None:
+            raise FileNotFoundError(f"prompts={cfg.prompts}: no such file")
+        chosen = [line.strip() for line in lines if line.strip()]
+        if not chosen:
+            raise ValueError(f"prompts={cfg.prompts}: the file holds no prompt")
+    elif kind == "label" and given is None:
+        return [examples[i % len(examples)] for i in range(cfg.n)]
+    else:
+        chosen = [None if given is None else str(cfg.prompt) if given == "prompt" else int(cfg.label)]
+    if kind == "text":
+        module.check_prompts(chosen)
+    return [c for c in chosen for _ in range(cfg.n)]
+
+
+def conditions(part: Sequence[Any]) -> Any:
+    """What the module is asked for: prompts or class numbers as they are, else a number of images."""
+    return len(part) if part[0] is None else list(part)
+
+
+def sampling(cfg: DictConfig) -> dict[str, Any]:
+    """Overrides of the checkpoint's way of sampling."""
+    chosen = {k: cfg[k] for k in ("guidance_scale", "num_steps") if cfg[k] is not None}
+    chosen |= {"sampler": instantiate(cfg.sampler)} if cfg.get("sampler") else {}
+    return chosen | OmegaConf.to_container(cfg.options)
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
+    sampler = cfg.sampler._target_.split(".")[-1] if cfg.get("sampler") else None
+    return {"guidance_scale": cfg.guidance_scale, "num_steps": cfg.num_steps, "sampler": sampler}
+
+
+if __name__ == "__main__":
+    launch(main, "sample")
