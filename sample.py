@@ -27,6 +27,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     check(cfg)
     module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema)
     prompts = read_prompts(cfg, module)
+    if (reason := module.sampling_refusal()) is not None:
+        raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
     print(f"{info['path']}: step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}", flush=True)

@@ -57,6 +57,8 @@ class SampleGrid(pl.Callback):
         if not n:
             return
         try:
+            if (reason := module.sampling_refusal()) is not None:
+                raise ValueError(reason)
             with evaluating(trainer, module):
                 image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
             image_u8 = to_uint8(image.cpu())

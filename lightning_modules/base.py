@@ -57,6 +57,10 @@ class GenerativeModule(pl.LightningModule):
         """Conditions of the sample grids; their type says what sample() takes: prompts, class numbers, or a number."""
         return 16
 
+    def sampling_refusal(self) -> str | None:
+        """Why sample() cannot be called yet, in one line; None if it can."""
+        return None
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raise ValueError for a prompt that the text encoder would cut off."""
 

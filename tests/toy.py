@@ -98,6 +98,7 @@ def overrides(*more: str, run: Path | str | None = None) -> list[str]:
         "model=toy",
         "data=toy",
         "trainer=cpu",
+        "trainer.precision=32-true",
         "logger.wandb=null",
         "callbacks.progress=null",
         "trainer.max_steps=20",
