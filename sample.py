@@ -69,8 +69,7 @@ def check(cfg: DictConfig) -> None:
 
 def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
     """One condition per image: a prompt, a class number, or None. Raises ValueError for what the model does not take."""
-    examples = module.example_conditions()
-    kind = "none" if isinstance(examples, int) else "label" if examples and isinstance(examples[0], int) else "text"
+    kind = module.conditioning
     given = next((name for name in ("prompt", "prompts", "label") if cfg[name] is not None), None)
     wanted = {"text": ("prompt", "prompts"), "label": ("label", None), "none": (None,)}[kind]
     if given not in wanted:
@@ -84,6 +83,7 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         if not chosen:
             raise ValueError(f"prompts={cfg.prompts}: the file holds no prompt")
     elif kind == "label" and given is None:
+        examples = module.example_conditions()
         return [examples[i % len(examples)] for i in range(cfg.n)]
     else:
         chosen = [None if given is None else str(cfg.prompt) if given == "prompt" else int(cfg.label)]

@@ -25,6 +25,8 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
+    conditioning = "none"  # what sample() takes: "none" (a number of images), "label" (class numbers) or "text"
+
     def __init__(
         self,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
@@ -54,7 +56,7 @@ class GenerativeModule(pl.LightningModule):
         raise NotImplementedError
 
     def example_conditions(self) -> Any:
-        """Conditions of the sample grids; their type says what sample() takes: prompts, class numbers, or a number."""
+        """Conditions of the sample grids during training: prompts, class numbers, or a number of images."""
         return 16
 
     def sampling_refusal(self) -> str | None:

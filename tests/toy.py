@@ -23,6 +23,8 @@ CONF = Path(__file__).parent / "conf"
 class Toy(GenerativeModule):
     """A two-layer denoiser with dropout (which uses the global random state) and keyed noise."""
 
+    conditioning = "text"
+
     def __init__(
         self,
         width: int = 16,
