@@ -25,12 +25,24 @@ from evaluators.results import Evaluated, SplitResult, Sweep, scalars, table, wr
 from evaluators.samples import SampleStore, digest
 from runtime.build import instantiate, instantiate_untrusted
 from runtime.checkpoint import load_module
-from runtime.cli import launch
+from runtime.cli import EXAMPLES, GROUPS, SETTINGS, launch
 from runtime.config import compose
 from runtime.wandb import WandbLogger
 
 SCENE_SPLITS = ("iid", "combo", "word")
 OPTIONS = ("guidance_scale", "num_steps", "sampler")
+
+EXAMPLES["evaluate"] = """
+Measure a checkpoint: a file, a run directory, or a name in zoo/.
+
+  python evaluate.py ckpt=runs/latest n=512 out=evaluation
+  python evaluate.py ckpt=runs/latest splits=[iid,combo,word] sweep.guidance_scale=[1,2,4]
+
+Writes report.html, metrics.json, one card per number, and the samples, which are not drawn again when they are there.
+docs/evaluation.md says what each number means.
+"""
+GROUPS["evaluate"] = {"evaluator": "what to measure", "sampler": "how to draw"}
+SETTINGS["evaluate"] = "batch_size=16, ema=false, device=cpu, evaluator.fd=null, wandb=true"
 
 
 def main(overrides: Sequence[str]) -> dict[str, Any]:

@@ -78,5 +78,5 @@ def _scene_prompts(datamodule: Any, split: str, n: int) -> PromptSet:
 
 
 def sample_seed(*keys: int | str) -> int:
-    """63-bit seed of one image from what names it, equal on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=8).digest(), "little") >> 1
+    """32-bit seed of one image from what names it, equal on every machine and short enough to type."""
+    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=4).digest(), "little")

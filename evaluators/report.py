@@ -81,21 +81,23 @@ def _scoreboard(splits: dict[str, Any]) -> str:
     for metric in metrics:
         first = next(split["metrics"][metric] for split in splits.values() if metric in split["metrics"])
         arrow = "↑ higher is better" if first["higher_is_better"] else "↓ lower is better"
-        cells = "".join(_cell(split["metrics"].get(metric)) for split in splits.values())
+        cells = "".join(_cell(split["metrics"].get(metric), split["n"]) for split in splits.values())
         body.append(f"<tr><th>{escape(metric)}<small>{arrow}</small></th>{cells}</tr>")
     return f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any] | None, n: int) -> str:
     if row is None:
         return "<td>–</td>"
-    unit, small = row["unit"], []
+    unit, first = row["unit"], []
     if "low" in row and "high" in row:
-        small.append(f"{show(row['low'], unit)} to {show(row['high'], unit)}")
-    small += [f"{name} {show(row[key], unit)}" for key, name in (("real", "real images"), ("chance", "chance")) if key in row]
-    if row.get("n"):
-        small.append(f"on {row['n']:g} images")
-    return f"<td><b>{show(row['value'], unit)}</b>" + "".join(f"<small>{text}</small>" for text in small) + "</td>"
+        first.append(f"{show(row['low'], unit)} to {show(row['high'], unit)}")
+    if row.get("n", n) != n:
+        first.append(f"{row['n']:g} images")
+    controls = [f"{name} {show(row[key], unit)}" for key, name in (("real", "real images"), ("chance", "chance")) if key in row]
+    lines = ("".join(f"<span>{part}</span>" for part in parts) for parts in (first, controls) if parts)
+    small = "".join(f"<small>{line}</small>" for line in lines)
+    return f"<td><b>{show(row['value'], unit)}</b>{small}</td>"
 
 
 def _alignment(splits: dict[str, Any]) -> str:
@@ -184,12 +186,16 @@ h2{font-size:19px;margin:36px 0 10px;padding-top:14px;border-top:1px solid var(-
 h3{font-size:15px;margin:18px 0 8px}
 small,.legend,dt{color:var(--soft);font-size:12.5px}
 td small,th small{display:block;font-weight:400}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:10px 18px;margin:0}
-dd{margin:0;overflow-wrap:anywhere}
+td span{display:inline-block;white-space:nowrap;margin-right:12px}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(210px,46%),1fr));gap:10px 18px;margin:0}
+dd,figure small{margin:0;overflow-wrap:anywhere}
 .absent{background:var(--panel);border-left:4px solid #D55E00;margin:16px 0 0;padding:10px 12px 10px 30px;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse}
+table{border-collapse:separate;border-spacing:0;min-width:60%}
+.confusion{min-width:0}
+thead th:first-child,tbody th{position:sticky;left:0;background:var(--paper)}
 th,td{text-align:left;vertical-align:top;padding:7px 18px 7px 0;border-bottom:1px solid var(--line);white-space:nowrap}
+@media(max-width:600px){th,td{white-space:normal;padding-right:12px;min-width:112px}tbody th{max-width:118px;overflow-wrap:anywhere}}
 td b{font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:20px 28px}
 figure{margin:0}

@@ -94,7 +94,10 @@ def test_evaluator_reports_the_floor_of_real_images_beside_the_value() -> None:
     assert set(values) == {"fd_pixels", "fd_pixels_real"}
     assert values["fd_pixels"] > 10 * values["fd_pixels_real"] > 0
     evaluator.reset()
-    with pytest.raises(NotComputed, match="at least 2 images"):
+    with pytest.raises(NotComputed, match="at least 128, got 0"):
+        evaluator.compute()
+    evaluator.update(images(127, 0), images(127, 1), None, reference=images(127, 2))
+    with pytest.raises(NotComputed, match="at least 128, got 127"):
         evaluator.compute()
 
 
