@@ -31,7 +31,7 @@ class Prompt:
 
 
 def make_folder(root: Path, num_images: int, image_size: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Writes num_images PNGs and metadata.jsonl (file_name, text, spec) and returns its lines; keeps a folder that fits.
+    """Writes PNGs and metadata.jsonl (file_name, text, spec, …) and returns its lines; keeps a folder that fits.
 
     Raises:
         ValueError: the folder holds other captioned images.
@@ -39,13 +39,15 @@ def make_folder(root: Path, num_images: int, image_size: int, seed: int = 0) -> 
     rows = []
     for i in range(num_images):
         spec = sample_spec(seed + i, PRESET, "train")
-        text = caption(spec, seed + i, preset=PRESET)
-        rows.append({"file_name": f"{i:06d}.png", "text": text, "spec": spec.to_dict(), "seed": seed + i, "image_size": image_size})
+        row = {"file_name": f"{i:06d}.png", "text": caption(spec, seed + i, preset=PRESET), "spec": spec.to_dict()}
+        rows.append(row | {"seed": seed + i, "image_size": image_size})
     wanted = "".join(json.dumps(row) + "\n" for row in rows)
     metadata = root / METADATA
     if metadata.exists():
         if metadata.read_text() != wanted:
-            raise ValueError(f"{root} holds other images than {num_images} of {image_size} pixels: remove it or choose another --out")
+            raise ValueError(
+                f"{root} holds other images than {num_images} of {image_size} pixels: remove it or choose another --dir"
+            )
         return rows
     root.mkdir(parents=True, exist_ok=True)
     for row in rows:
@@ -63,7 +65,8 @@ def held_out_prompts(n: int, seed: int = 0) -> list[Prompt]:
 
 def score_images(prompts: Sequence[Prompt], images_u8: np.ndarray) -> dict[str, dict[str, float]]:
     """Skill -> mean, n, low, high over images uint8 (N, H, W, 3), read back by the parser."""
-    return aggregate([score(p.spec, parse(np.ascontiguousarray(image))) for p, image in zip(prompts, images_u8, strict=True)])
+    parsed = [parse(np.ascontiguousarray(image)) for image in images_u8]
+    return aggregate([score(p.spec, found) for p, found in zip(prompts, parsed, strict=True)])
 
 
 def real_images(prompts: Sequence[Prompt], image_size: int) -> np.ndarray:

@@ -56,14 +56,20 @@ def positive(kind: type) -> Callable[[str], Any]:
 
 def machine(threads: int) -> dict[str, Any]:
     """Processor, cores, threads used, and how busy the machine was already (load in processes, 1-minute mean)."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": threads, "load_before": load, "system": platform.platform()}
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+    }
 
 
 def cpu_name() -> str:
     """The processor as it calls itself."""
     info = Path("/proc/cpuinfo")
-    names = [l.partition(":")[2].strip() for l in info.read_text().splitlines() if l.startswith("model name")] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -102,5 +108,5 @@ def write_json(path: Path, value: Any) -> None:
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in [head, ["-" * w for w in widths], *rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines)

@@ -1,10 +1,10 @@
 """The side of imagen-pytorch, run by its own Python: needs torch and imagen_pytorch, nothing of this repository.
 
-python -m benchmarks.peer_imagen_pytorch JOB.json, written by benchmarks.quality_imagen_pytorch. The job names a file of
-tensors (images_u8 (N, 3, S, S), text_of (N,), embeds (U, L, D), mask (U, L), prompt_text (P,)) and where results go.
+python -m benchmarks.peer_imagen_pytorch JOB.json, written by benchmarks.quality_imagen_pytorch. The job names a file
+of tensors (images_u8 (N, 3, S, S), text_of (N,), embeds (U, L, D), mask (U, L), prompt_text (P,)) and where results go.
 
-One trainer trains one net (its own rule), so the base net trains first and the super-resolution net after it, each for its
-share of the time.
+One trainer trains one net (its own rule), so the base net trains first and the super-resolution net after it, each for
+its share of the time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,27 @@ transformers.T5Config.from_pretrained = classmethod(lambda cls, *_, **__: cls(d_
 
 from imagen_pytorch import Imagen, ImagenTrainer, Unet  # noqa: E402
 
-# The README's two nets, scaled down to about the parameters of conf/model/imagen.yaml's two stages.
-BASE = {}
-SUPER_RESOLUTION = {}
+# The README's two nets, scaled down to about the parameters of conf/model/imagen.yaml's two stages. Attention stands at
+# the coarsest level only, as in the README's second net, and the second net is its memory-efficient kind: it is faster.
+BASE = {
+    "dim": 32,
+    "cond_dim": 128,
+    "dim_mults": (1, 2, 4),
+    "num_resnet_blocks": 1,
+    "layer_attns": (False, False, True),
+    "layer_cross_attns": (False, False, True),
+    "attn_heads": 4,
+}
+SUPER_RESOLUTION = {
+    "dim": 16,
+    "cond_dim": 64,
+    "dim_mults": (1, 2, 3),
+    "num_resnet_blocks": 1,
+    "layer_attns": False,
+    "layer_cross_attns": (False, False, True),
+    "attn_heads": 4,
+    "memory_efficient": True,
+}
 COND_SCALE = 3.0  # the README's
 
 
@@ -55,7 +73,8 @@ def train(trainer: ImagenTrainer, unet: int, data: dict[str, Tensor], batch: int
             trainer(images, text_embeds=data["embeds"][text], text_masks=data["mask"][text], unet_number=unet)
         )
         trainer.update(unet_number=unet)
-    return {"steps": len(losses), "sec": time.perf_counter() - began, "last_loss": sum(losses[-20:]) / len(losses[-20:])}
+    newest = losses[-20:]
+    return {"steps": len(losses), "sec": time.perf_counter() - began, "last_loss": sum(newest) / len(newest)}
 
 
 def sample(trainer: ImagenTrainer, data: dict[str, Tensor], batch: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 python -m benchmarks.speed_unet [--size 32 --batch 64 --tokens 16 --threads 2 --seconds 20 --out FILE]
 
-Equal for both: parameters (within 3 %), resolution, batch, text (B, tokens, 384), inputs, loss, optimiser, sampling steps.
-Not equal: the architecture, and so the arithmetic per image, which the result states beside the speed.
+Equal for both: parameters (within 3 %), resolution, batch, text (B, tokens, 384), inputs, loss, optimiser, sampling
+steps. Not equal: the architecture, and so the arithmetic per image, which the result states beside the speed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class Ours(Contender):
     def sample(self) -> Tensor:
         schedule = CosineSchedule()
         cond = {"text": self.text[:SAMPLE_BATCH], "text_mask": self.mask[:SAMPLE_BATCH]}
-        denoise = guided(make_denoiser(self.net, schedule, "v"), cond, cond | {"text": 0 * cond["text"]}, GUIDANCE_SCALE)
+        uncond = cond | {"text": 0 * cond["text"]}
+        denoise = guided(make_denoiser(self.net, schedule, "v"), cond, uncond, GUIDANCE_SCALE)
         return ddim(denoise, schedule, self.x_T, num_steps=SAMPLE_STEPS)
 
 
@@ -132,7 +133,7 @@ class Diffusers(Contender):
 
 
 def diffusers_unet(size: int) -> nn.Module:
-    """The net of the comparison: convolutions at full resolution, text attention below it, everything else at default."""
+    """The net of the comparison: convolutions at full resolution, text attention below, everything else at default."""
     return require("diffusers", "diffusers>=0.36").UNet2DConditionModel(
         sample_size=size,
         in_channels=3,
@@ -156,8 +157,9 @@ def our_unet(target: int, size: int) -> UNet:
     given |= {"image_size": size, "text_dim": TEXT_DIM}
     dims = [given["dim"] * m for m in given["dim_mults"]]
     best, difference = given, float("inf")
-    for scale, ff_mult in itertools.product([s / 12 for s in range(6, 25)], (4, 3.5, 3, 2.5, 2)):
-        widths = [max(32, 32 * round(d * scale / 32)) for d in dims]  # whole attention heads of 32 channels
+    # In steps of 32 channels, so that attention has whole heads.
+    scaled = {tuple(max(32, 32 * round(d * s / 12 / 32)) for d in dims) for s in range(6, 25)}
+    for widths, ff_mult in itertools.product(sorted(scaled), (4, 3.5, 3, 2.5, 2)):
         tried = given | {"dim": widths[0], "dim_mults": [w / widths[0] for w in widths], "ff_mult": ff_mult}
         with torch.device("meta"):
             found = abs(parameters(UNet(**tried)) / target - 1)
@@ -183,7 +185,7 @@ def gflop_per_image(contender: Contender) -> float:
 
 
 def alternate(a: Callable[[], None], b: Callable[[], None], seconds: float) -> tuple[list[float], list[float]]:
-    """Seconds of each call of a, b, a, b, … until each has had `seconds` and `MIN_TURNS` calls; the first pair is warm-up.
+    """Seconds of each call of a, b, a, b, … until each has had `seconds` and `MIN_TURNS` calls, after one warm-up each.
 
     Whatever else the machine does then slows both alike.
     """

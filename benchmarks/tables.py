@@ -14,7 +14,7 @@ BENCHMARKS = ("speed_unet", "quality_imagen_pytorch")
 
 
 def fill(text: str, name: str, block: str) -> str:
-    """The page with what stands between `<!-- name -->` and `<!-- /name -->` replaced. Raises ValueError without them."""
+    """The page with what stands between `<!-- name -->` and `<!-- /name -->` replaced; ValueError without them."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"benchmarks/README.md has no <!-- {name} --> … <!-- /{name} --> to fill")
@@ -27,7 +27,8 @@ def describe(result: dict[str, Any]) -> str:
     versions = {**result["versions"], **{f"{k} (peer)": v for k, v in result.get("peer_versions", {}).items()}}
     load = f", load before the start {where['load_before']:.1f}" if where["load_before"] is not None else ""
     return (
-        f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads{load}; {result['date']}, commit {result['commit']}; "
+        f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads{load}; "
+        f"{result['date']}, commit {result['commit']}; "
         f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {', '.join(f'{k} {v}' for k, v in settings.items())}."
     )
 

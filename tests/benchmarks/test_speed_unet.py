@@ -28,6 +28,7 @@ def test_turns_alternate_and_the_first_pair_is_not_counted() -> None:
     assert [len(t) for t in times] == [3, 3]
 
 
+@pytest.mark.slow
 def test_benchmark_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers")
     monkeypatch.setattr(speed_unet, "SAMPLE_BATCH", 1)
