@@ -100,7 +100,7 @@ class OpenCLIPText(TextEncoder):
                 torch.manual_seed(0)
                 model = open_clip.create_model(self.name, pretrained=source, precision="fp32",
                                                force_quick_gelu=bool(tag and tag.get("quick_gelu")))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # a damaged file can raise nearly anything
             raise FileNotFoundError(f"text encoder {self.id}: cannot load {source}: {one_line(error)}") from error
         finally:
             logging.root.setLevel(level)

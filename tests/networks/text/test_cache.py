@@ -17,11 +17,11 @@ CAPTIONS = ["a red circle", "", "two blue squares next to a star", "a red circle
 class Counting(TextEncoder):
     """Fast stand-in whose vectors are no float16 numbers and that counts what it computes; pooled is wider than a token."""
 
-    id, revision, dim, pooled_dim, max_length = "counting/encoder[1]", "1", 6, 9, 6
+    id, revision, dim, pooled_dim = "counting/encoder[1]", "1", 6, 9
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 1.0, max_length: int = 100) -> None:
         super().__init__()
-        self.computed, self.scale = 0, scale
+        self.computed, self.scale, self.max_length = 0, scale, max_length
 
     def _load(self) -> str:
         return "weights"
@@ -43,22 +43,13 @@ def test_round_trip_on_disk(tmp_path: Path) -> None:
     second = CachedTextEncoder(Counting(), tmp_path)
     again = second.encode(CAPTIONS)
     assert second.encoder.computed == 0 and second.encoder._loaded is None
-    with pytest.warns(UserWarning):
-        raw = Counting().encode(CAPTIONS)
+    raw = Counting().encode(CAPTIONS)
     for name in ("embeds", "mask", "pooled"):
         assert torch.equal(getattr(miss, name), getattr(hit, name))
         assert torch.equal(getattr(miss, name), getattr(again, name))
         assert getattr(miss, name).dtype == getattr(raw, name).dtype
         torch.testing.assert_close(getattr(miss, name), getattr(raw, name), atol=5e-4, rtol=0)
     assert torch.equal(again.embeds, raw.embeds.half().float())
-
-
-@pytest.fixture(autouse=True)
-def _truncation_is_tested_where_it_is_named(request: pytest.FixtureRequest) -> None:
-    if "long" not in request.node.name:
-        Counting.max_length = 100
-    yield
-    Counting.max_length = 6
 
 
 def test_without_directory_memory_only(tmp_path: Path) -> None:
@@ -98,7 +89,7 @@ def test_stated_width_is_checked(tmp_path: Path) -> None:
 
 def test_long_captions_warn_though_cached(tmp_path: Path) -> None:
     for _ in range(2):  # the second run computes nothing
-        cached = CachedTextEncoder(Counting(), tmp_path)
+        cached = CachedTextEncoder(Counting(max_length=6), tmp_path)
         with pytest.warns(UserWarning, match="8 tokens, .* at most 6") as caught:
             cached.encode(CAPTIONS)
             cached.encode(CAPTIONS)

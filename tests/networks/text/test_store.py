@@ -65,7 +65,8 @@ def test_torn_tail_is_not_read_and_is_cut(tmp_path: Path, data_tail: bytes, inde
     assert os.path.getsize(tmp_path / "embeds.bin") == sum(record(i)[0].nbytes for i in range(15))
 
 
-@pytest.mark.parametrize("blob", [b"\0" * ENTRY.itemsize, b"\xff" * ENTRY.itemsize, bytes(range(ENTRY.itemsize))])
+@pytest.mark.parametrize("blob", [b"\0" * ENTRY.itemsize, b"\xff" * ENTRY.itemsize, bytes(range(ENTRY.itemsize))],
+                         ids=["zeros", "ones", "bytes"])
 def test_an_entry_of_rubbish_is_passed_over(tmp_path: Path, blob: bytes) -> None:
     EmbeddingStore(tmp_path).append(records(range(3)))
     with open(tmp_path / "index.bin", "ab") as file:
