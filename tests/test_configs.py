@@ -1,0 +1,122 @@
+"""Every model and every experiment that conf/ offers composes, builds, and does one whole training step when made tiny."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from runtime.build import check_targets, instantiate
+from runtime.checkpoint import load_module
+from runtime.config import CONF, compose
+from runtime.fit import fit
+
+MODELS = sorted(p.stem for p in (CONF / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+CHOICES = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
+# Too large for any test machine: built without memory, on torch's meta device.
+META = {"model=imagen_paper": ["data.root=images"]}
+SMALL = [choice for choice in CHOICES if choice not in META]
+
+# The data and the loop made small; the nets stay what they are.
+TINY = [
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_steps=1",
+    "data.batch_size=2",
+    "data.num_val=2",
+    "logger.wandb=null",
+    "callbacks.progress=null",
+    "callbacks.samples=null",
+    "callbacks.validate.max_batches=1",
+]
+
+
+def configuration(choice: str, *more: str) -> DictConfig:
+    return compose("train", [choice, *META.get(choice, []), *more])
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_it_composes_and_its_own_checkpoint_would_be_trusted(choice: str) -> None:
+    cfg = configuration(choice, "run_dir=somewhere", "name=test")
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger", "text_encoder")})
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_its_header_says_what_it_is_and_how_to_launch_it(choice: str) -> None:
+    group, name = choice.split("=")
+    comments = [line for line in (CONF / group / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert comments[0] == "# @package _global_" and len(comments[1]) > 20
+    if group == "experiment":
+        launch = next(line for line in comments if line.startswith("# Launch: python train.py"))
+        words = launch.removeprefix("# Launch: python train.py ").removeprefix("-m ").split()
+        assert choice in words
+        for word in words:  # a sweep's values one by one
+            key, values = word.split("=")
+            for value in values.split(","):
+                compose("train", [choice, f"{key}={value}"] if word != choice else [choice])
+        assert any(line.startswith("# Expect: ") for line in comments)
+
+
+@pytest.mark.parametrize("choice", SMALL)
+def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -> None:
+    paths = [f"run_dir={tmp_path / 'run'}", f"paths.cache={tmp_path / 'cache'}", "name=tiny"]
+    cfg = configuration(choice, *TINY, *paths, "text_encoder=bag_of_words")
+    metrics = fit(cfg, None)
+    assert metrics["step"] == 1 and metrics["images"] == 2
+    losses = {k: v for k, v in metrics.items() if k.startswith(("train/loss", "val/loss"))}
+    assert {"train/loss", "val/loss"} <= set(losses) and all(0 < v < 10 for v in losses.values())
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step=*.ckpt")
+    module, _, info = load_module(checkpoint)
+    assert info["weights"] == "ema" and info["step"] == 1
+    image = module.sample(module.example_conditions()[:1], seeds=[0], num_steps=1)
+    assert image.shape == (1, 3, cfg.data.image_size, cfg.data.image_size) and image.isfinite().all()
+
+
+# (stage, parameters of the preset in millions, of the paper); docs/imagen.md explains the differences.
+PAPER = [("base", 2220, 2000), ("super_resolution", 738, 600), ("super_resolution_2", 704, 400)]
+
+
+def test_the_papers_preset_has_the_sizes_that_its_page_states() -> None:
+    cfg = configuration("model=imagen_paper")
+    with torch.device("meta"):
+        module = instantiate(cfg.model)
+    counted = {n: sum(p.numel() for p in stage.parameters()) / 1e6 for n, stage in module.stages.items()}
+    print({name: f"{millions:.1f} M" for name, millions in counted.items()})
+    page = (CONF.parent / "docs" / "imagen.md").read_text()
+    for name, ours, paper in PAPER:
+        assert counted[name] == pytest.approx(ours, abs=0.6)
+        assert f"| `{name}` | {ours} M | {paper} M |" in page
+    assert [s.image_size for s in module.stages.values()] == [64, 256, 1024]
+    assert cfg.text_encoder.dim == 4096 and cfg.data.batch_size == 2048
+    base, middle, last = (stage.net for stage in module.stages.values())
+    attending = [m for m in last.modules() if type(m).__name__ == "Attention"]
+    assert attending and all(m.to_kv is None and m.to_context_kv is not None for m in attending)
+    joined = [m for net in (base, middle) for m in net.modules() if type(m).__name__ == "Attention"]
+    assert joined and all(m.to_kv is not None and m.to_context_kv is not None for m in joined)
+    assert type(instantiate(cfg.model.optimizer)([torch.nn.Parameter(torch.zeros(1))])) is torch.optim.Adam
+
+
+def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
+    """Its switches work together: the same three stages and settings, narrower, on scenes of 64 pixels."""
+    shrink = [
+        "data=scenes_simple", "text_encoder=bag_of_words", "trainer.accumulate=1", "data.image_size=64",
+        *(f"model.stages.{name}.{key}" for name, keys in {
+            "base": ["image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]", "net.head_dim=16"],
+            "super_resolution": ["image_size=32", "lowres_size=16", "net.dim=16", "net.num_res_blocks=1",
+                                 "net.attn_resolutions=[2]"],
+            "super_resolution_2": ["image_size=64", "lowres_size=32", "crop_size=32", "net.dim=16",
+                                   "net.num_res_blocks=1", "net.attn_resolutions=[4]"],
+        }.items() for key in keys),
+    ]  # fmt: skip
+    adafactor = ["model.train_stages=[base]", "model.optimizer._target_=torch.optim.Adafactor"]
+    for name, more in (("all", []), ("base", adafactor)):
+        cfg = compose("train", ["model=imagen_paper", *shrink, *TINY, *more, f"run_dir={tmp_path / name}", "name=x"])
+        metrics = fit(cfg, None)
+        trained = {key for key in metrics if key.startswith("train/loss_")}
+        assert trained == {f"train/loss_{n}" for n in (cfg.model.train_stages or cfg.model.stages)}
+    module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")))[0]
+    assert module.sample(["a red circle"], seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
