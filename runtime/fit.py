@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runtime import run_dir
 from runtime.build import instantiate
-from runtime.checkpoint import AtomicCheckpointIO
+from runtime.checkpoint import AtomicCheckpointIO, start_from
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.resume import is_process_zero
 
@@ -65,26 +65,28 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     path = Path(cfg.run_dir)
     total = total_steps(cfg)
     done = checkpoint["counters"] if checkpoint else {"batches_seen": 0, "optimizer_steps": 0}
-    say(f"run: {shown(path)}" + (f", going on at step {done['optimizer_steps']}" if checkpoint else ""))
     if done["optimizer_steps"] >= total:
         say(f"the run is finished at step {done['optimizer_steps']}: give a larger trainer.max_steps to go on")
         return last_values(path)
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
     datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
+    if cfg.get("init") and not checkpoint:
+        start_from(module, cfg.init)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]
     record = JsonlLogger(path)
-    if is_process_zero():
-        record.rewind(done["optimizer_steps"])
     trainer = build_trainer(cfg, checkpoint, record)
     check_batch_size(trainer, datamodule)
+    if is_process_zero():  # not before everything could be built, so that a mistake leaves nothing behind
+        run_dir.create(path, cfg)
+        record.rewind(done["optimizer_steps"])
+    say(f"run: {shown(path)}" + (f", going on at step {done['optimizer_steps']}" if checkpoint else ""))
     stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
-    except SystemExit:  # Lightning's own answer to signals
-        if not stop.signum:
-            raise
+    except SystemExit:  # Lightning's own answer to signals, for instance to a second Ctrl-C
+        raise SystemExit(128 + stop.signum if stop.signum else 143 if trainer.received_sigterm else 1) from None
     record.close()
     if stop.signum:
         name = signal.Signals(stop.signum).name
@@ -111,6 +113,8 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
     on_gpu = settings.accelerator in ("gpu", "cuda") or settings.accelerator == "auto" and torch.cuda.is_available()
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node is not None]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pl.Trainer(
