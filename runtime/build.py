@@ -46,7 +46,8 @@ def check_targets(node: Any, where: str = "") -> None:
         node = OmegaConf.to_container(node, resolve=True)
     if isinstance(node, dict):
         if "_target_" in node and not allowed(node["_target_"]):
-            raise ValueError(f"the checkpoint's configuration wants {node['_target_']!r} at {where or 'the top'}: refused")
+            raise ValueError(f"the checkpoint's configuration wants {node['_target_']!r} at {where or 'the top'}, "
+                             "which is nothing of ours: refused")
         for key, value in node.items():
             check_targets(value, f"{where}.{key}" if where else str(key))
     elif isinstance(node, (list, tuple)):
@@ -58,7 +59,10 @@ def allowed(target: Any) -> bool:
     """Whether a dotted name may be called on behalf of a stranger."""
     if not isinstance(target, str) or not _inside(target):
         return False
-    found = hydra.utils.get_object(target)
+    try:
+        found = hydra.utils.get_object(target)
+    except Exception:  # hydra wraps whatever importing can raise
+        return False
     return (inspect.isclass(found) or inspect.isfunction(found)) and _inside(found.__module__)
 
 

@@ -58,7 +58,7 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
     loader = GlobalHydra.instance().config_loader()
     parsed = parse(overrides)
     search = [o.input_line for o in parsed if o.key_or_group == "hydra.searchpath"]
-    groups = {g: loader.get_group_options(g, ObjectType.CONFIG, config_name, search) for g in _groups(loader, config_name, search)}
+    groups = available(loader, config_name, search)
     chosen = [o for o in parsed if o.key_or_group in groups]
     for override in parsed:
         if override.is_sweep_override() and not sweep:
@@ -75,12 +75,14 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
             raise ValueError(unknown_setting(override, cfg, groups))
 
 
-def _groups(loader: Any, config_name: str, search: list[str], parent: str = "") -> list[str]:
-    found = []
+def available(loader: Any, config_name: str, search: list[str], parent: str = "") -> dict[str, list[str]]:
+    """Config group -> its choices."""
+    found = {}
     for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, search):
         group = f"{parent}/{name}" if parent else name
         if group != "hydra":
-            found += [group, *_groups(loader, config_name, search, group)]
+            found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, search)
+            found |= available(loader, config_name, search, group)
     return found
 
 
@@ -102,7 +104,7 @@ def has_key(cfg: DictConfig, key: str) -> bool:
     for part in key.split("."):
         if OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
-        elif OmegaConf.is_dict(node) and part in node:
+        elif OmegaConf.is_dict(node) and part in node.keys():  # `part in node` denies values that must be given (???)
             node = node._get_node(part)
             node = node if OmegaConf.is_config(node) else None
         else:

@@ -34,16 +34,14 @@ def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | No
 
 
 def fresh(overrides: Sequence[str]) -> DictConfig:
-    """A new run's configuration, with its directory made."""
+    """A new run's configuration, with its directory chosen."""
     cfg = compose("train", overrides)
-    process_zero = is_process_zero()
-    path = run_dir.create(cfg) if process_zero else Path(cfg.run_dir or cfg.paths.runs)
+    # Only process 0 writes; the others, which would read another time for a name, need no directory.
+    path = run_dir.choose(cfg) if is_process_zero() else Path(cfg.run_dir or cfg.paths.runs)
     with open_dict(cfg):
         cfg.run_dir, cfg.name = str(path), path.name
         if cfg.get("logger") and cfg.logger.get("wandb"):
             cfg.logger.wandb.id = secrets.token_hex(4)
-    if process_zero:
-        run_dir.save_config(path, cfg)
     return cfg
 
 

@@ -11,23 +11,26 @@ from omegaconf import DictConfig, OmegaConf
 SOURCE = "resume.yaml"  # the configuration with its interpolations, which resume=RUN starts from
 
 
-def create(cfg: DictConfig) -> Path:
-    """Makes the directory of a new run and points `runs/latest` at it.
-
-    Raises: ValueError if the directory holds a run already.
-    """
+def choose(cfg: DictConfig) -> Path:
+    """The directory of a new run, not made yet. Raises ValueError if it holds a run already."""
     runs = Path(cfg.paths.runs)
     if cfg.run_dir is not None:
         path = Path(cfg.run_dir).resolve()
     else:
         parent = runs / str(cfg.choices.model) / str(cfg.choices.data)
         path = parent / cfg.name if cfg.name else _unused(parent / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    if (path / SOURCE).exists():
+    if any((path / "checkpoints").glob("step=*.ckpt")) or (path / "metrics.jsonl").exists():
         raise ValueError(f"{path} holds a run already: continue it with resume={path}, or choose another name=")
+    return path.resolve()
+
+
+def create(path: Path, cfg: DictConfig) -> None:
+    """Makes the directory with the configuration in it and points `runs/latest` at it."""
     (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-    if path.is_relative_to(runs.resolve()):
-        point_latest(runs.resolve(), path)
-    return path
+    save_config(path, cfg)
+    runs = Path(cfg.paths.runs).resolve()
+    if path.is_relative_to(runs):
+        point_latest(runs, path)
 
 
 def _unused(path: Path) -> Path:

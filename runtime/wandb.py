@@ -91,5 +91,6 @@ class WandbLogger(Logger):
     def version(self) -> str:
         return self.settings["id"]
 
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration was given at the start."""
+    def log_hyperparams(self, params: dict[str, Any], *_: Any, **__: Any) -> None:
+        """What the page shows as configuration; to be called before the first line."""
+        self.settings["config"] = params
