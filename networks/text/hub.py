@@ -17,7 +17,7 @@ def locate(model_id: str) -> Path:
     """Return the directory of a model: the path itself, the hub's cache, or a fresh download, in this order.
 
     Raises:
-        FileNotFoundError: nowhere on disk and no network, or the hub does not have it; within 2 seconds without network.
+        FileNotFoundError: nowhere on disk, and no network (said within 2 seconds) or not on the hub.
     """
     folder = Path(model_id).expanduser()
     if folder.is_dir():

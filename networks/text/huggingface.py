@@ -104,7 +104,8 @@ class HuggingFaceText(TextEncoder):
     def _check_tokenizer_files(self) -> None:
         """Refuse what the library would answer with an empty vocabulary, in which every word is unknown."""
         if not any(list(self.folder.glob(name)) for name in TOKENIZER_FILES):
-            raise FileNotFoundError(f"text encoder {self.id}: {self.folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+            raise FileNotFoundError(f"text encoder {self.id}: {self.folder} has no tokenizer: "
+                                    f"it needs one of {', '.join(TOKENIZER_FILES)}")
         sentencepiece_only = not any(list(self.folder.glob(name)) for name in TOKENIZER_FILES if name != "*.model")
         if sentencepiece_only and find_spec("sentencepiece") is None:
             raise FileNotFoundError(f"text encoder {self.id}: its vocabulary is a SentencePiece file: "

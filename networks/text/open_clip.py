@@ -20,7 +20,7 @@ class OpenCLIPText(TextEncoder):
 
     Args:
         name: open_clip's model name with a plain causal text tower ("ViT-B-32", "ViT-L-14", "ViT-H-14", ...).
-        pretrained: open_clip's tag, a checkpoint file, or None for random weights (seeded: every process gets the same).
+        pretrained: open_clip's tag, a checkpoint file, or None for random weights (the same in every process).
         layer: -1 the last layer's output, -2 the one before (Stable Diffusion 2), ...; the final norm is applied to
             any. pooled always comes from the last; it is not normalised.
     Raises:
@@ -29,7 +29,9 @@ class OpenCLIPText(TextEncoder):
     Source: Radford et al. 2021 (CLIP), section 2.4; Cherti et al. 2022 (OpenCLIP).
     """
 
-    def __init__(self, name: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", *, layer: int = -1) -> None:
+    def __init__(
+        self, name: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", *, layer: int = -1
+    ) -> None:
         super().__init__()
         if layer >= 0:
             raise ValueError(f"layer counts from the end: -1 the last, -2 the one before; got {layer}")
@@ -74,8 +76,8 @@ class OpenCLIPText(TextEncoder):
                 raise ValueError(f"open_clip has no model {self.name!r}: see open_clip.list_models()")
             text = config["text_cfg"]
             if any(text.get(key) for key in SPECIAL) or text.get("pool_type", "argmax") not in POOLS:
-                raise ValueError(f"open_clip model {self.name!r} has no plain causal text tower: use ViT-B-32, ViT-L-14, "
-                                 f"ViT-H-14 or another one without a tokenizer of its own")
+                raise ValueError(f"open_clip model {self.name!r} has no plain causal text tower: use ViT-B-32, "
+                                 f"ViT-L-14, ViT-H-14 or another one without a tokenizer of its own")
             self._model_config = config
         return self._model_config
 
@@ -97,7 +99,7 @@ class OpenCLIPText(TextEncoder):
         logging.root.setLevel(logging.ERROR)
         try:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed the GPUs too
                 model = open_clip.create_model(self.name, pretrained=source, precision="fp32",
                                                force_quick_gelu=bool(tag and tag.get("quick_gelu")))
         except Exception as error:  # a damaged file can raise nearly anything

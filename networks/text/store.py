@@ -11,9 +11,10 @@ import numpy as np
 from filelock import FileLock
 
 # One fixed-size entry a record, so that the index of a million captions is read in one go.
-ENTRY = np.dtype([("key", "S16"), ("offset", "<u8"), ("length", "<u4"), ("tokens", "<u4"), ("crc", "<u4"), ("check", "<u4")])
+ENTRY = np.dtype([("key", "S16"), ("offset", "<u8"), ("length", "<u4"), ("tokens", "<u4"), ("crc", "<u4"),
+                  ("check", "<u4")])
 CHECK_START = 0x7E57_CAFE  # no block of zeros or of one repeated byte passes for an entry
-LOCK_SEC = 60.0  # longer means that the holder hangs
+LOCK_SEC = 120.0  # longer means that the holder hangs
 
 
 def caption_key(caption: str) -> bytes:

@@ -30,7 +30,8 @@ def minilm() -> MiniLM:
 def test_importing_and_constructing_loads_no_library() -> None:
     code = ("import sys; from networks.text import *; MiniLM(); HuggingFaceText('no/such'); OpenCLIPText('none'); "
             "CachedTextEncoder(MiniLM(), '/no/such/place'); "
-            "bad = [m for m in ('transformers', 'open_clip', 'huggingface_hub') if m in sys.modules]; sys.exit(str(bad) if bad else 0)")
+            "bad = [m for m in ('transformers', 'open_clip', 'huggingface_hub') if m in sys.modules]; "
+            "sys.exit(str(bad) if bad else 0)")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 

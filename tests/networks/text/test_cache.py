@@ -15,7 +15,7 @@ CAPTIONS = ["a red circle", "", "two blue squares next to a star", "a red circle
 
 
 class Counting(TextEncoder):
-    """Fast stand-in whose vectors are no float16 numbers and that counts what it computes; pooled is wider than a token."""
+    """Fast stand-in that counts what it computes; its vectors are no float16 numbers, pooled is wider than a token."""
 
     id, revision, dim, pooled_dim = "counting/encoder[1]", "1", 6, 9
 

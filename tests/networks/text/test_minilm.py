@@ -29,7 +29,8 @@ def test_equals_the_padded_reference() -> None:
     folder, captions = MiniLM().folder, ["a red circle", "two blue squares next to a large star"]
     tokens = AutoTokenizer.from_pretrained(folder)(captions, padding=True, return_tensors="pt")
     with torch.no_grad():
-        states = AutoModel.from_pretrained(folder, dtype=torch.float32)(**tokens, output_hidden_states=True).hidden_states
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        states = model(**tokens, output_hidden_states=True).hidden_states
     for layer in (-1, -2):
         out = MiniLM(layer=layer).encode(captions)
         assert torch.equal(out.mask, tokens["attention_mask"].bool())

@@ -40,7 +40,8 @@ def test_local_checkpoint_equals_open_clip(tiny: str, checkpoint: Path) -> None:
 
     encoder = OpenCLIPText(tiny, str(checkpoint))
     out = encoder.encode(CAPTIONS)
-    model, tokens = open_clip.create_model(tiny, pretrained=str(checkpoint)).eval(), open_clip.get_tokenizer(tiny)(CAPTIONS)
+    model = open_clip.create_model(tiny, pretrained=str(checkpoint)).eval()
+    tokens = open_clip.get_tokenizer(tiny)(CAPTIONS)
     with torch.no_grad():
         x = model.token_embedding(tokens) + model.positional_embedding
         sequence = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
@@ -81,7 +82,8 @@ def test_long_caption_keeps_its_end_mark(tiny: str) -> None:
 
 
 @pytest.mark.parametrize("name, pretrained, match", [
-    ("no-such-model", None, "no model 'no-such-model'"), ("ViT-B-32", "no_such_tag", "neither a file nor one of its tags"),
+    ("no-such-model", None, "no model 'no-such-model'"),
+    ("ViT-B-32", "no_such_tag", "neither a file nor one of its tags"),
     ("coca_ViT-B-32", None, "no plain causal"), ("ViT-B-16-SigLIP", None, "no plain causal"),
     ("roberta-ViT-B-32", None, "no plain causal")])
 def test_what_cannot_be_loaded_is_refused(name: str, pretrained: str | None, match: str) -> None:
