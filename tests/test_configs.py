@@ -1,4 +1,4 @@
-"""Every model and every experiment that conf/ offers composes, builds, and does one whole training step when made tiny."""
+"""Every model and experiment of conf/ composes, builds, and does one whole training step when made tiny."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
     shrink = [
         "data=scenes_simple", "text_encoder=bag_of_words", "trainer.accumulate=1", "data.image_size=64",
         *(f"model.stages.{name}.{key}" for name, keys in {
-            "base": ["image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]", "net.head_dim=16"],
+            "base": ["image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]",
+                     "net.head_dim=16"],
             "super_resolution": ["image_size=32", "lowres_size=16", "net.dim=16", "net.num_res_blocks=1",
                                  "net.attn_resolutions=[2]"],
             "super_resolution_2": ["image_size=64", "lowres_size=32", "crop_size=32", "net.dim=16",
