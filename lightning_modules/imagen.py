@@ -121,7 +121,8 @@ class Imagen(GenerativeModule):
             seeds: B integers.
             stages: names of the stages to run, in order; None for all. Stopping early gives smaller images.
             lowres: (B, C, s, s) to start from, where the first of ``stages`` is a super-resolution stage.
-            guidance_scale, num_steps: one number for every stage, or stage name -> number; None as configured.
+            guidance_scale: a number for the first of ``stages``, whose picture the others enlarge, or stage name -> number.
+            num_steps: a number for every stage, or stage name -> number. None leaves a stage as configured.
 
         Raises:
             ValueError: for an untrained stage, seeds that do not match the prompts, a missing ``lowres``.
@@ -129,6 +130,8 @@ class Imagen(GenerativeModule):
         names = list(stages or self.stages)
         self._check_sampling(names, conditions, seeds, lowres)
         text, mask, keep = self.embed(conditions)
+        if not isinstance(guidance_scale, dict):
+            guidance_scale = {names[0]: guidance_scale}
         image = lowres
         for name in names:
             image = self.stages[name].sample(
@@ -138,8 +141,8 @@ class Imagen(GenerativeModule):
                 seeds,
                 name,
                 lowres=image,
-                guidance_scale=_per_stage(guidance_scale, name),
-                num_steps=_per_stage(num_steps, name),
+                guidance_scale=guidance_scale.get(name),
+                num_steps=num_steps.get(name) if isinstance(num_steps, dict) else num_steps,
                 sampler=sampler,
                 threshold=threshold,
                 aug_level=aug_level,
@@ -212,6 +215,3 @@ def check_stages(stages: dict[str, DiffusionStage], train_stages: Sequence[str] 
     if unknown:
         raise ValueError(f"model.train_stages: there is no stage {unknown[0]!r}, only {', '.join(stages)}")
 
-
-def _per_stage(value, name: str):
-    return value.get(name) if isinstance(value, dict) else value

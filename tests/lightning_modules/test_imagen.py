@@ -82,6 +82,15 @@ def test_swapping_captions_changes_the_pictures():
     torch.testing.assert_close(a.flip(0), b, rtol=0, atol=2e-4)
 
 
+def test_a_single_guidance_scale_is_the_base_stages():
+    module, options = make_imagen(), dict(seeds=[3])
+    base = module.sample(["a red circle"], guidance_scale=4.0, stages=["base"], **options)
+    by_hand = module.sample(["a red circle"], lowres=base, stages=["up"], **options)
+    torch.testing.assert_close(module.sample(["a red circle"], guidance_scale=4.0, **options), by_hand)
+    both = module.sample(["a red circle"], guidance_scale={"base": 4.0, "up": 4.0}, **options)
+    assert (both - by_hand).abs().max() > 1e-3
+
+
 def stage_sample_by_hand(module: Imagen, prompt: str, conditional: bool) -> torch.Tensor:
     """One pass a step through the base net, without the guidance code."""
     stage = module.stages["base"]
