@@ -86,7 +86,9 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {cfg[name]!r}")
     for name, values in (("splits", cfg.splits), ("sweep.guidance_scale", cfg.sweep.guidance_scale)):
         if values is not None and not (OmegaConf.is_list(values) and len(values)):
-            raise ValueError(f"{name} must be a list, for instance {name}=[{'1,2,4' if '.' in name else 'iid,word'}], got {values!r}")
+            raise ValueError(
+                f"{name} must be a list, for instance {name}=[{'1,2,4' if '.' in name else 'iid,word'}], got {values!r}"
+            )
 
 
 def default_out(ckpt: str) -> Path:
@@ -121,10 +123,12 @@ class Sampler:
     ) -> tuple[SampleStore, Measured]:
         """Samples what is missing with the configured options and `overrides`, then runs the evaluators."""
         plain = sampling_options(self.cfg) | overrides
-        store = SampleStore(self.out / "samples", prompts.split, self.fixed | {"split": prompts.split, "options": plain})
+        store = SampleStore(
+            self.out / "samples", prompts.split, self.fixed | {"split": prompts.split, "options": plain}
+        )
         options = plain | ({"sampler": instantiate(self.cfg.sampler)} if "sampler" in plain else {})
         missing = store.missing(len(prompts))
-        label = " ".join([prompts.split, *(f"{key}={value:g}" for key, value in overrides.items())])
+        label = " ".join([prompts.split, *(f"{key}={value}" for key, value in overrides.items())])
         progress = Progress(f"sampling {label}", len(prompts), len(missing))
         for start in range(0, len(missing), self.cfg.batch_size):
             indices, began = missing[start : start + self.cfg.batch_size], time.perf_counter()
@@ -140,7 +144,9 @@ class Sampler:
 def sampling_options(cfg: DictConfig) -> dict[str, Any]:
     """The options that were given, as plain values; what is absent stays as the checkpoint has it."""
     given = {name: cfg[name] for name in OPTIONS if cfg[name] is not None}
-    return {name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for name, value in given.items()}
+    return {
+        name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for name, value in given.items()
+    }
 
 
 def configured(node: Any, place: str = "") -> dict[str, Any]:
@@ -176,7 +182,8 @@ def run_sweep(
         return None
     sweep = Sweep("guidance_scale", split.prompts.split, len(split.prompts))
     for value in cfg.sweep.guidance_scale:
-        sweep.add(value, sampler.measure(split.prompts, evaluators, device, guidance_scale=float(value))[1])
+        scale = float(value) if cfg.sweep.stage is None else {cfg.sweep.stage: float(value)}
+        sweep.add(value, sampler.measure(split.prompts, evaluators, device, guidance_scale=scale)[1])
     return sweep
 
 
@@ -230,7 +237,12 @@ def describe(
         data_fingerprint=data.fingerprint(),
         seeds=f"blake2b(seed={cfg.seed}, split, index)",
         sampling={"weights": info["weights"], **settings},
-        model={"family": family, "parameters": parameters, **info, "sec_per_image": sum(each) / len(each) if each else None},
+        model={
+            "family": family,
+            "parameters": parameters,
+            **info,
+            "sec_per_image": sum(each) / len(each) if each else None,
+        },
         cost={
             "parameters": f"{parameters:,}",
             "sampling": f"{sum(each) / len(each):.3g} s per image ({place})" if each else "unknown",
@@ -249,14 +261,20 @@ def commit() -> str:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    )
 
 
-def mirror(out: Path, what: Evaluated, info: dict[str, Any], result: dict[str, Any], splits: dict[str, SplitResult]) -> None:
+def mirror(
+    out: Path, what: Evaluated, info: dict[str, Any], result: dict[str, Any], splits: dict[str, SplitResult]
+) -> None:
     """Sends numbers and sample grids to W&B (offline without a key), on the axis of the training's steps."""
     identity = digest([info["sha256"], what.sampling])
     config = {"checkpoint": info["path"], "data": what.data, **what.sampling}
-    logger = WandbLogger(project=what.model["family"], dir=str(out), id=identity, name=f"evaluate {what.title}", config=config)
+    logger = WandbLogger(
+        project=what.model["family"], dir=str(out), id=identity, name=f"evaluate {what.title}", config=config
+    )
     logger.log_metrics(scalars(result), step=info["step"])
     for name, split in splits.items():
         shown = list(range(min(16, len(split.prompts))))

@@ -17,17 +17,17 @@ MAX_COUNT = 8  # the last row and column of the confusion of counts mean "this m
 
 
 class SceneAlignment(Evaluator):
-    """Share of scenes whose presence, count, colour, shape, size, binding, relation and spelling are right, and of all-right ones.
+    """Share of scenes that are right in presence, count, colour, shape, size, binding, relation, spelling, and in all.
 
-    Every skill comes with a Wilson 95 % interval and two controls: `…_real`, the parser on the data's own images (what a
-    perfect generator would score), and `…_chance`, the same images scored against other prompts' specs.
+    Every skill comes with a Wilson 95 % interval and two controls: `…_real`, the parser on the data's own images (what
+    a perfect generator would score), and `…_chance`, the same images scored against other prompts' specs.
     `skills_mean` is the plain mean over the skills that apply, without `exact`.
 
     Source: Ghosh et al. 2023 (GenEval), section 3, with a closed-form parser in place of learned detectors.
     """
 
     name = "alignment"
-    headline = "exact"
+    headlines = ("exact", "skills_mean")
     unit = "%"
     higher_is_better = True
     needs = frozenset({"specs"})

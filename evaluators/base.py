@@ -17,13 +17,13 @@ class NotComputed(RuntimeError):
 class Evaluator(ABC):
     """Accumulates batches of real and generated images and turns them into numbers.
 
-    `needs` names the entries of `update` beyond real, fake and captions without which nothing can
-    be computed (`reference`, `specs`). `headline` is the key of its main
-    number; `unit` is `%` for shares in [0, 1] and empty otherwise.
+    `needs` names the entries of `update` beyond real, fake and captions without which nothing can be computed
+    (`reference`, `specs`). `headlines` are the keys of the main numbers, the first one first; `unit` is `%` for shares
+    in [0, 1] and empty otherwise.
     """
 
     name: str
-    headline: str
+    headlines: tuple[str, ...]
     unit: str = ""
     higher_is_better: bool = False
     needs: frozenset[str] = frozenset()
@@ -43,8 +43,8 @@ class Evaluator(ABC):
     def compute(self) -> dict[str, float]:
         """Returns the numbers of everything seen since `reset`; raises NotComputed with the reason.
 
-        A metric `m` may come with `m_low` and `m_high` (95 % interval), `m_n` (images it applies to), `m_real` (real images
-        in place of the generated ones: the best the instrument can show) and `m_chance` (images of other prompts).
+        A metric `m` may come with `m_low` and `m_high` (95 % interval), `m_n` (images it applies to), `m_real` (real
+        images in place of the generated ones: the best the instrument can show) and `m_chance` (images of other prompts).
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ SUFFIXES = ("low", "high", "n", "real", "chance")
 
 
 def by_metric(values: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Groups what `compute` returns: {"m": 1, "m_low": 0} -> {"m": {"value": 1, "low": 0}}, in the order of the metrics."""
+    """Groups what `compute` returns, in order: {"m": 1, "m_low": 0} -> {"m": {"value": 1, "low": 0}}."""
     grouped: dict[str, dict[str, float]] = {}
     for key, value in values.items():
         stem, _, suffix = key.rpartition("_")
@@ -84,5 +84,6 @@ def check_u8(**images: Tensor) -> None:
     for name, image in images.items():
         if image.dtype != torch.uint8 or image.ndim != 4:
             raise ValueError(
-                f"{name} must be uint8 (B, C, H, W), got {image.dtype} {tuple(image.shape)}; convert with evaluators.images.to_uint8"
+                f"{name} must be uint8 (B, C, H, W), got {image.dtype} {tuple(image.shape)}: "
+                "convert with evaluators.images.to_uint8"
             )

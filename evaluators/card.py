@@ -18,8 +18,8 @@ MEASUREMENT = ("schema", "metric", "data", "data_fingerprint", "split", "n_real"
 class Card:
     """One number and its circumstances.
 
-    `low` and `high` are a 95 % interval where there is one; `real` is the value of real images in place of the generated
-    ones, which is the best the instrument can show; `chance` that of images of other prompts.
+    `low` and `high` are a 95 % interval where there is one; `real` is the value of real images in place of the
+    generated ones, which is the best the instrument can show; `chance` that of images of other prompts.
     """
 
     metric: str
@@ -55,7 +55,9 @@ class Card:
         """Reads a card; raises ValueError for another schema."""
         fields = json.loads(Path(path).read_text())
         if fields.get("schema") != SCHEMA:
-            raise ValueError(f"{path} has card schema {fields.get('schema')}, this version reads {SCHEMA}: evaluate again")
+            raise ValueError(
+                f"{path} has card schema {fields.get('schema')}, this version reads {SCHEMA}: evaluate again"
+            )
         return cls(**fields)
 
 

@@ -28,7 +28,7 @@ def bars(rows: dict[str, dict[str, float]], label: str) -> str:
         rows: {name: {value, and where known low, high, real, chance}}.
         label: what a reader who cannot see the chart is told.
     """
-    left, top, step, span = 84, 4, 24, WIDTH - 84 - 44
+    left, top, step, span = 84, 4, 24, WIDTH - 84 - 54
 
     def at(share: float) -> float:
         return left + span * min(max(share, 0.0), 1.0)
@@ -40,7 +40,8 @@ def bars(rows: dict[str, dict[str, float]], label: str) -> str:
         y = top + step * i + step / 2
         parts.append(_text(left - 6, y + 4, name, "end"))
         parts.append(
-            f'<rect x="{left}" y="{y - 7:.1f}" width="{at(row["value"]) - left:.1f}" height="14" fill="{MODEL}" rx="2"/>'
+            f'<rect x="{left}" y="{y - 7:.1f}" width="{at(row["value"]) - left:.1f}" height="14" '
+            f'fill="{MODEL}" rx="2"/>'
         )
         if "low" in row and "high" in row:
             parts.append(_line(at(row["low"]), y, at(row["high"]), y, INK, 1.5))
@@ -53,7 +54,7 @@ def bars(rows: dict[str, dict[str, float]], label: str) -> str:
 
 
 def line_chart(points: Sequence[dict[str, float]], x: str, y: str, label: str, percent: bool) -> str:
-    """One metric against one sampling option, each point labelled with its option; whiskers and the real level if known.
+    """One metric against one sampling option, each point labelled; whiskers and the level of real images if known.
 
     Args:
         points: each {x: option, y: value, and where known y_low, y_high, y_real}.
@@ -72,7 +73,10 @@ def line_chart(points: Sequence[dict[str, float]], x: str, y: str, label: str, p
     def show(value: float) -> str:
         return f"{value:.1%}" if percent else f"{value:.3g}"
 
-    parts = [_line(left, at(x_low, v)[1], WIDTH - right, at(x_low, v)[1], INK, 1, 0.15) for v in (low, (low + high) / 2, high)]
+    parts = [
+        _line(left, at(x_low, v)[1], WIDTH - right, at(x_low, v)[1], INK, 1, 0.15)
+        for v in (low, (low + high) / 2, high)
+    ]
     parts += [_text(left - 6, at(x_low, v)[1] + 4, show(v), "end", 0.6) for v in (low, (low + high) / 2, high)]
     if f"{y}_real" in points[0]:
         level = at(x_low, points[0][f"{y}_real"])[1]
@@ -82,8 +86,12 @@ def line_chart(points: Sequence[dict[str, float]], x: str, y: str, label: str, p
     parts.append(f'<polyline points="{path}" fill="none" stroke="{MODEL}" stroke-width="2"/>')
     for point, (px, py) in zip(points, places):
         if f"{y}_low" in point and f"{y}_high" in point:
-            parts.append(_line(px, at(point[x], point[f"{y}_low"])[1], px, at(point[x], point[f"{y}_high"])[1], INK, 1.5))
-        parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{MODEL}"><title>{show(point[y])}</title></circle>')
+            parts.append(
+                _line(px, at(point[x], point[f"{y}_low"])[1], px, at(point[x], point[f"{y}_high"])[1], INK, 1.5)
+            )
+        parts.append(
+            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{MODEL}"><title>{show(point[y])}</title></circle>'
+        )
         parts.append(_text(px, height - bottom + 16, f"{point[x]:g}", "middle", 0.8))
     parts.append(_text((left + WIDTH - right) / 2, height - 3, x.replace("_", " "), "middle", 0.8))
     return _svg(parts, height, label)

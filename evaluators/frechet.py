@@ -53,8 +53,8 @@ def frechet_distance(
 ) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, float64.
 
-    The trace of (A B)^1/2 is taken from the symmetric A^1/2 B A^1/2, whose eigenvalues are real and non-negative also when
-    the covariances are rank-deficient (fewer images than features); matrix square roots of A B are not that safe.
+    The trace of (A B)^1/2 is taken from the symmetric A^1/2 B A^1/2, whose eigenvalues are real and non-negative also
+    when the covariances are rank-deficient (fewer images than features); matrix square roots of A B are not that safe.
     A tiny negative result (about -1e-5) means zero and is left as it is. `root_a`, the `psd_sqrt` of cov_a, is the dear
     half of the work and can be given where several sets are compared with one.
 
@@ -69,8 +69,8 @@ def frechet_distance(
 class FrechetDistance(Evaluator):
     """Fréchet distance of generated images to reference images, beside the floor that real images reach.
 
-    The reference is a set of real images disjoint from the prompts' own. The floor (`…_real`) is the distance of the prompts'
-    own real images to the same reference, with the same count: what a perfect generator would score. The distance falls
+    The reference is a set of real images disjoint from the prompts' own. The floor (`…_real`) is the distance of the
+    prompts' own real images to the same reference, with the same count: what a perfect generator would score. It falls
     roughly as 1/n at fixed quality, so a value means something only beside its floor and at equal n.
 
     Source: Heusel et al. 2017, eq. 6.
@@ -80,7 +80,8 @@ class FrechetDistance(Evaluator):
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
-        self.name = self.headline = extractor.distance_name
+        self.name = extractor.distance_name
+        self.headlines = (self.name,)
         self.reset()
 
     def reset(self) -> None:
@@ -91,7 +92,9 @@ class FrechetDistance(Evaluator):
         check_u8(real=real, fake=fake, reference=reference)
         if len({image.shape[-2:] for image in (real, fake, reference)}) != 1:
             shapes = [tuple(image.shape[-2:]) for image in (real, fake, reference)]
-            raise ValueError(f"real, fake and reference must have one size, got {shapes}: resizing differs, so would the metric")
+            raise ValueError(
+                f"real, fake and reference must have one size, got {shapes}: resizing differs, so would the metric"
+            )
         for name, image in (("real", real), ("fake", fake), ("reference", reference)):
             features = self.extractor(image)
             self._stats.setdefault(name, FeatureStats(features.shape[1])).update(features)
@@ -102,7 +105,8 @@ class FrechetDistance(Evaluator):
             raise NotComputed(f"{self.name} is biased by the count, so every set must have the same: got {n}")
         if n.get("fake", 0) < MIN_IMAGES:
             raise NotComputed(
-                f"needs n of at least {MIN_IMAGES}, got {n.get('fake', 0)}: with so few, a constant picture can beat real ones"
+                f"needs n of at least {MIN_IMAGES}, got {n.get('fake', 0)}: "
+                "with so few, a constant picture can beat real ones"
             )
         mean, cov = self._stats["reference"].mean(), self._stats["reference"].cov()
         root = psd_sqrt(cov)

@@ -28,7 +28,7 @@ def measure(
     batch_size: int = 64,
     device: str = "cpu",
 ) -> Measured:
-    """Every evaluator's numbers for `fake(indices)`, uint8 (B, C, H, W); what cannot be computed comes with its reason."""
+    """Every evaluator's numbers for `fake(indices)`, uint8 (B, C, H, W); a reason for what cannot be had."""
     found = Measured()
     for evaluator in evaluators.values():
         evaluator.reset()
@@ -41,10 +41,14 @@ def measure(
                 _update(evaluator, prompts, indices, fake(indices), device)
             rows = by_metric(evaluator.compute())
         except NotComputed as reason:
-            found.not_computed[evaluator.headline] = str(reason)
+            found.not_computed[evaluator.headlines[0]] = str(reason)
             continue
-        facts = {"unit": evaluator.unit, "higher_is_better": evaluator.higher_is_better, "protocol": evaluator.protocol()}
-        found.metrics |= {metric: row | facts for metric, row in rows.items()}
+        facts = {
+            "unit": evaluator.unit,
+            "higher_is_better": evaluator.higher_is_better,
+            "protocol": evaluator.protocol(),
+        }
+        found.metrics |= {m: row | facts | {"headline": m in evaluator.headlines} for m, row in rows.items()}
         found.details |= evaluator.details()
     return found
 

@@ -13,7 +13,7 @@ from evaluators.charts import CHANCE, MODEL, REAL, bars, line_chart, png_uri
 
 @dataclass(frozen=True)
 class Example:
-    """One generated image uint8 (H, W, 3) with its prompt, its seed and the skills that are wrong (None: not judged)."""
+    """One generated image uint8 (H, W, 3), its prompt, its seed and the skills that are wrong (None: not judged)."""
 
     image_u8: np.ndarray
     caption: str | None
@@ -26,8 +26,8 @@ def render(result: dict[str, Any], examples: dict[str, list[Example]]) -> str:
 
     Args:
         result: what evaluate.py writes to metrics.json: `title`, `facts` {name: text}, `not_computed` {metric: reason},
-            `splits` {split: {n, metrics {metric: {value, unit, higher_is_better, …}}, details}}, `sweep` {option, split,
-            points}, `cost` {name: text}, `notes` [text], `reproduce`.
+            `splits` {split: {n, metrics {metric: {value, unit, higher_is_better, …}}, details}}, `sweep` {option,
+            split, n, metrics, points}, `cost` {name: text}, `notes` [text], `reproduce`.
         examples: per split, the first images, not chosen.
     """
     sections = [
@@ -51,7 +51,8 @@ def render(result: dict[str, Any], examples: dict[str, list[Example]]) -> str:
 
 def _header(result: dict[str, Any]) -> str:
     lacking = "".join(
-        f"<li><b>{escape(metric)}</b>: not computed: {escape(reason)}</li>" for metric, reason in result["not_computed"].items()
+        f"<li><b>{escape(metric)}</b>: not computed: {escape(reason)}</li>"
+        for metric, reason in result["not_computed"].items()
     )
     absent = f'<ul class="absent">{lacking}</ul>' if lacking else ""
     return f"<header><h1>{escape(result['title'])}</h1>{_facts(result['facts'])}{absent}</header>"
@@ -83,7 +84,8 @@ def _scoreboard(splits: dict[str, Any]) -> str:
         arrow = "↑ higher is better" if first["higher_is_better"] else "↓ lower is better"
         cells = "".join(_cell(split["metrics"].get(metric), split["n"]) for split in splits.values())
         body.append(f"<tr><th>{escape(metric)}<small>{arrow}</small></th>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _cell(row: dict[str, Any] | None, n: int) -> str:
@@ -94,7 +96,9 @@ def _cell(row: dict[str, Any] | None, n: int) -> str:
         first.append(f"{show(row['low'], unit)} to {show(row['high'], unit)}")
     if row.get("n", n) != n:
         first.append(f"{row['n']:g} images")
-    controls = [f"{name} {show(row[key], unit)}" for key, name in (("real", "real images"), ("chance", "chance")) if key in row]
+    controls = [
+        f"{name} {show(row[key], unit)}" for key, name in (("real", "real images"), ("chance", "chance")) if key in row
+    ]
     lines = ("".join(f"<span>{part}</span>" for part in parts) for parts in (first, controls) if parts)
     small = "".join(f"<small>{line}</small>" for line in lines)
     return f"<td><b>{show(row['value'], unit)}</b>{small}</td>"
@@ -125,18 +129,25 @@ def _sweep(sweep: dict[str, Any] | None) -> str:
     for metric, unit in sweep["metrics"].items():
         if any(metric not in point for point in points):
             continue
-        said = f"{metric} on {sweep['split']}: " + ", ".join(f"{p[option]:g} gives {show(p[metric], unit)}" for p in points)
+        said = f"{metric} on {sweep['split']}: " + ", ".join(
+            f"{p[option]:g} gives {show(p[metric], unit)}" for p in points
+        )
         chart = line_chart(points, option, metric, said, unit == "%")
         charts.append(f"<figure><figcaption>{escape(metric)} ({escape(sweep['split'])})</figcaption>{chart}</figure>")
-    note = f'<p class="legend"><i style="background:{REAL}"></i>real images. n = {sweep["n"]} at every point, the same prompts and seeds.</p>'
-    return note + f'<div class="charts">{"".join(charts)}</div>'
+    note = f"real images. n = {sweep['n']} at every point, the same prompts and seeds."
+    return (
+        f'<p class="legend"><i style="background:{REAL}"></i>{note}</p>'
+        + f'<div class="charts">{"".join(charts)}</div>'
+    )
 
 
 def _samples(examples: dict[str, list[Example]]) -> str:
     blocks = []
     for split, items in examples.items():
         cards = "".join(_sample(item) for item in items)
-        blocks.append(f'<h3>{escape(split)}: the first {len(items)} prompts, not chosen</h3><div class="grid">{cards}</div>')
+        blocks.append(
+            f'<h3>{escape(split)}: the first {len(items)} prompts, not chosen</h3><div class="grid">{cards}</div>'
+        )
     return "".join(blocks)
 
 
@@ -144,9 +155,13 @@ def _sample(item: Example) -> str:
     caption = item.caption or "no caption"
     verdict = ""
     if item.wrong is not None:
-        verdict = f'<p class="no">✗ {escape(", ".join(item.wrong))}</p>' if item.wrong else '<p class="yes">✓ all right</p>'
+        verdict = (
+            f'<p class="no">✗ {escape(", ".join(item.wrong))}</p>' if item.wrong else '<p class="yes">✓ all right</p>'
+        )
     picture = f'<img src="{png_uri(item.image_u8)}" alt="generated for: {escape(caption, quote=True)}">'
-    return f'<figure>{picture}<figcaption>{escape(caption)}</figcaption>{verdict}<small>seed {item.seed}</small></figure>'
+    return (
+        f"<figure>{picture}<figcaption>{escape(caption)}</figcaption>{verdict}<small>seed {item.seed}</small></figure>"
+    )
 
 
 def _confusions(splits: dict[str, Any]) -> str:
@@ -167,7 +182,8 @@ def _confusion(counts: np.ndarray) -> str:
     for i in asked:
         shares = counts[i] / counts[i].sum()
         cells = "".join(
-            f'<td{" class=same" if i == j else ""} style="background:rgba(0,114,178,{share:.2f})">{counts[i, j] or ""}</td>'
+            f'<td{" class=same" if i == j else ""} style="background:rgba(0,114,178,{share:.2f})">'
+            f"{counts[i, j] or ''}</td>"
             for j, share in enumerate(shares)
         )
         rows.append(f"<tr><th>{names[i]}</th>{cells}</tr>")
@@ -179,7 +195,8 @@ STYLE = """
 :root{color-scheme:light dark;--ink:#1c2024;--paper:#fff;--soft:#5d6670;--line:#d9dee3;--panel:#f5f7f9}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--paper:#15181b;--soft:#9aa4ad;--line:#343a40;--panel:#1e2226}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink)}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1240px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:26px;line-height:1.25;margin:0 0 12px}
 h2{font-size:19px;margin:36px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
@@ -189,13 +206,17 @@ td small,th small{display:block;font-weight:400}
 td span{display:inline-block;white-space:nowrap;margin-right:12px}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(210px,46%),1fr));gap:10px 18px;margin:0}
 dd,figure small{margin:0;overflow-wrap:anywhere}
-.absent{background:var(--panel);border-left:4px solid #D55E00;margin:16px 0 0;padding:10px 12px 10px 30px;overflow-wrap:anywhere}
+.absent{background:var(--panel);border-left:4px solid #D55E00;margin:16px 0 0;padding:10px 12px 10px 30px}
+.absent{overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 table{border-collapse:separate;border-spacing:0;min-width:60%}
 .confusion{min-width:0}
 thead th:first-child,tbody th{position:sticky;left:0;background:var(--paper)}
 th,td{text-align:left;vertical-align:top;padding:7px 18px 7px 0;border-bottom:1px solid var(--line);white-space:nowrap}
-@media(max-width:600px){th,td{white-space:normal;padding-right:12px;min-width:112px}tbody th{max-width:118px;overflow-wrap:anywhere}}
+@media(max-width:600px){
+th,td{white-space:normal;padding-right:12px;min-width:112px}
+tbody th{max-width:118px;overflow-wrap:anywhere}
+}
 td b{font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:20px 28px}
 figure{margin:0}

@@ -14,11 +14,13 @@ from evaluators.report import Example, render, show
 from evaluators.samples import SampleStore, digest
 
 NOTES = {
-    "exact": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with what was "
-    "asked. It knows this data's renderer and nothing else: it says nothing about photographs, style or beauty.",
-    "fd_": "Fréchet distances fall with the number of images at fixed quality: read a value beside its 'real images' control, which "
-    "is what a perfect generator would score, and compare only equal n. fd_efficientnet_lite0 is not FID and no figure of a paper.",
-    "fid": "fid uses the published Inception weights with torch-fidelity's resizing; papers use 50,000 images, so compare only equal n.",
+    "exact": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with "
+    "what was asked. It knows this data's renderer and nothing else: it says nothing about photographs or beauty.",
+    "fd_": "Fréchet distances fall with the number of images at fixed quality: read a value beside its 'real images' "
+    "control, which is what a perfect generator would score, and compare only equal n. fd_efficientnet_lite0 is not FID, "
+    "and no figure of a paper compares with it.",
+    "fid": "fid uses the published Inception weights with torch-fidelity's resizing. Papers use 50,000 images: compare "
+    "only equal n.",
 }
 
 
@@ -49,19 +51,20 @@ class SplitResult:
 
 @dataclass
 class Sweep:
-    """One option's values with the headline numbers at each: points [{option: x, metric: y, …}]."""
+    """One option's values with the numbers at each: points [{option: x, metric: y, …}]."""
 
     option: str
     split: str
     n: int
-    metrics: dict[str, str] = field(default_factory=dict)  # metric -> unit
+    metrics: dict[str, str] = field(default_factory=dict)  # headline metric -> unit, drawn on the page
     points: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, value: float, measured: Measured) -> None:
         """Adds the numbers measured with `option=value`."""
         point = {self.option: float(value)}
         for metric, row in measured.metrics.items():
-            self.metrics[metric] = row["unit"]
+            if row["headline"]:
+                self.metrics[metric] = row["unit"]
             point |= {metric: row["value"]} | {f"{metric}_{k}": row[k] for k in ("low", "high", "real") if k in row}
         self.points.append(point)
 
@@ -113,7 +116,10 @@ def cards(what: Evaluated, split: SplitResult) -> list[Card]:
         "model": what.model,
         "versions": versions(),
     }
-    reference = {"reference_split": prompts.reference_split, "prompts": digest([prompts.captions, prompts.specs, prompts.labels])}
+    reference = {
+        "reference_split": prompts.reference_split,
+        "prompts": digest([prompts.captions, prompts.specs, prompts.labels]),
+    }
     made = []
     for metric, row in measured.metrics.items():
         numbers = {key: row[key] for key in ("low", "high", "real", "chance") if key in row}

@@ -70,12 +70,33 @@ def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, c
     assert "6/6 images" in printed.err and "min left" in printed.err
 
 
+def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales, draw = [], oracle.sample
+
+    def sample(conditions, *, seeds, guidance_scale=None):
+        scales.append(guidance_scale)
+        return draw(conditions, seeds=seeds)
+
+    monkeypatch.setattr(oracle, "sample", sample)
+    evaluate.main(
+        [*QUICK, "n=4", f"out={tmp_path}", "guidance_scale={base: 3}", "sweep.guidance_scale=[1]", "sweep.stage=base"]
+    )
+    assert scales == [{"base": 3}, {"base": 3}, {"base": 1.0}]
+
+
 def test_cards_hold_the_whole_protocol(oracle: Oracle, tmp_path) -> None:
     evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "num_steps=5"])
     card = json.loads((tmp_path / "cards" / "iid-exact.json").read_text())
     assert card["n_real"] == card["n_fake"] == 4 and card["split"] == "iid" and card["data"] == "scenes_simple"
-    assert card["sampling"] == {"weights": "ema", "stages.base.num_steps": 32, "stages.base.sampler": "ddim", "num_steps": 5}
-    assert card["model"]["parameters"] == 7 and card["model"]["images_seen"] == 640 and card["model"]["sec_per_image"] > 0
+    assert card["sampling"] == {
+        "weights": "ema",
+        "stages.base.num_steps": 32,
+        "stages.base.sampler": "ddim",
+        "num_steps": 5,
+    }
+    assert (
+        card["model"]["parameters"] == 7 and card["model"]["images_seen"] == 640 and card["model"]["sec_per_image"] > 0
+    )
     assert card["data_fingerprint"] and card["versions"]["torch"] and "seed=0" in card["seeds"]
     assert json.loads((tmp_path / "cards" / "iid-fid.json").read_text())["value"] is None
 
@@ -106,7 +127,9 @@ def test_a_model_without_text_is_not_judged_by_captions(oracle: Oracle, tmp_path
     result = evaluate.main(["ckpt=fake", "splits=[iid]", "n=4", "device=cpu", f"out={tmp_path}"])
     assert result["splits"]["iid"]["metrics"] == {} and "needs specs" in result["not_computed"]["exact"]
     assert "at least 128, got 4" in result["not_computed"]["fd_efficientnet_lite0"]
-    assert [caption for caption, _ in oracle.asked] == [""] * 4 and "no caption" in (tmp_path / "report.html").read_text()
+    assert [caption for caption, _ in oracle.asked] == [""] * 4 and "no caption" in (
+        tmp_path / "report.html"
+    ).read_text()
 
 
 @pytest.mark.slow

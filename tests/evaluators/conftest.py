@@ -19,7 +19,9 @@ def make_prompts() -> Callable[..., PromptSet]:
 
     def make(n: int, split: str = "iid") -> PromptSet:
         specs = [sample_spec(i, "scenes", split) for i in range(2 * n)]
-        images = torch.stack([torch.from_numpy(render(s, i, 64)[0].copy()).permute(2, 0, 1) for i, s in enumerate(specs)])
+        images = torch.stack(
+            [torch.from_numpy(render(s, i, 64)[0].copy()).permute(2, 0, 1) for i, s in enumerate(specs)]
+        )
         captions = [caption(s, i) for i, s in enumerate(specs[:n])]
         return PromptSet(split, captions, [s.to_dict() for s in specs[:n]], None, images[:n], images[n:], split)
 

@@ -37,8 +37,12 @@ def test_the_real_control_does_not_depend_on_the_generated_images(make_prompts) 
 
 
 def test_an_edit_of_one_attribute_is_named(make_prompts) -> None:
-    spec = SceneSpec.from_dict({"kind": "single", "groups": [{"count": 2, "size": "large", "colour": "red", "shape": "circle"}]})
-    other = SceneSpec.from_dict({"kind": "single", "groups": [{"count": 2, "size": "large", "colour": "blue", "shape": "circle"}]})
+    spec = SceneSpec.from_dict(
+        {"kind": "single", "groups": [{"count": 2, "size": "large", "colour": "red", "shape": "circle"}]}
+    )
+    other = SceneSpec.from_dict(
+        {"kind": "single", "groups": [{"count": 2, "size": "large", "colour": "blue", "shape": "circle"}]}
+    )
     image, wrong = (torch.from_numpy(render(s, 3, 64)[0].copy()).permute(2, 0, 1)[None] for s in (spec, other))
     evaluator = SceneAlignment()
     evaluator.update(image, wrong, ["two large red circles"], specs=[spec.to_dict()])

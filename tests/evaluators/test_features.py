@@ -86,9 +86,11 @@ def test_distance_orders_corruptions(lite0: EfficientNetLite0) -> None:
     blurred = F.avg_pool2d(clean.float(), 5, stride=1, padding=2).round().to(torch.uint8)
     noise = 40 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     noisy = (clean + noise).clamp(0, 255).to(torch.uint8)
-    floor = distance(reference, real)
-    assert distance(reference, fake) == pytest.approx(floor, rel=0.15)
-    assert 1.1 * floor < distance(reference, stats(lite0, blurred)) < distance(reference, stats(lite0, noisy))
+    floor, fresh = distance(reference, real), distance(reference, fake)
+    # Measured over several draws: fresh / floor 0.9 to 1.4, blurred / fresh 1.9 to 2.6, noisy / blurred 1.7 to 2.3.
+    assert 0.6 * floor < fresh < 1.7 * floor
+    assert 1.4 * fresh < distance(reference, stats(lite0, blurred))
+    assert 1.3 * distance(reference, stats(lite0, blurred)) < distance(reference, stats(lite0, noisy))
 
 
 def stats(extractor: EfficientNetLite0, image_u8: Tensor) -> FeatureStats:

@@ -19,7 +19,10 @@ def test_numbers_come_with_their_circumstances_and_reasons(make_prompts, tmp_pat
     evaluators = {"alignment": SceneAlignment(), "fid": FrechetDistance(InceptionV3(str(tmp_path / "none.pth")))}
     found = measure(evaluators, prompts, lambda indices: prompts.real[indices], batch_size=8)
     assert found.metrics["exact"]["value"] == 1 and found.metrics["exact"]["unit"] == "%"
-    assert found.metrics["exact"]["higher_is_better"] and found.metrics["exact"]["protocol"]["instrument"] == "scenes.parser"
+    assert (
+        found.metrics["exact"]["higher_is_better"]
+        and found.metrics["exact"]["protocol"]["instrument"] == "scenes.parser"
+    )
     assert "no Inception weights" in found.not_computed["fid"] and "fid" not in found.metrics
     assert len(found.details["wrong"]) == 20
 
@@ -34,7 +37,10 @@ def test_batch_size_changes_nothing(make_prompts) -> None:
 def test_what_the_data_lacks_is_named(make_prompts) -> None:
     prompts = replace(make_prompts(4), specs=None)
     found = measure({"a": SceneAlignment()}, prompts, lambda indices: prompts.real[indices])
-    assert found.not_computed == {"exact": "needs specs, which this data or this model does not have"} and not found.metrics
+    assert (
+        found.not_computed == {"exact": "needs specs, which this data or this model does not have"}
+        and not found.metrics
+    )
 
 
 def test_a_real_error_is_not_swallowed(make_prompts) -> None:

@@ -11,7 +11,16 @@ from evaluators.charts import bars, line_chart, png_uri
 from evaluators.report import Example, render
 from evaluators.results import table
 
-SHARE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 64, "real": 1.0, "chance": 0.1, "unit": "%", "higher_is_better": True}
+SHARE = {
+    "value": 0.5,
+    "low": 0.4,
+    "high": 0.6,
+    "n": 64,
+    "real": 1.0,
+    "chance": 0.1,
+    "unit": "%",
+    "higher_is_better": True,
+}
 RESULT = {
     "title": "a <model>",
     "facts": {"code": "abc"},
@@ -65,7 +74,15 @@ def test_page_is_well_formed_and_says_everything() -> None:
     checker.feed(page)
     assert checker.open == []
     text = re.sub(r"<[^>]+>", " ", page)
-    for part in ("a &lt;model&gt;", "no weights &amp; no luck", "512.3", "real images 488.0", "40.0% to 60.0%", "20 images", "seed 4"):
+    for part in (
+        "a &lt;model&gt;",
+        "no weights &amp; no luck",
+        "512.3",
+        "real images 488.0",
+        "40.0% to 60.0%",
+        "20 images",
+        "seed 4",
+    ):
         assert part in text
     assert "✓ all right" in text and "✗ colour, count" in text and "no caption" in text
     assert "<script" not in page
@@ -74,13 +91,20 @@ def test_page_is_well_formed_and_says_everything() -> None:
 def test_sections_without_content_are_left_out() -> None:
     bare = RESULT | {"sweep": None, "not_computed": {}, "splits": {}, "cost": {}}
     page = render(bare, {})
-    assert "Scoreboard" not in page and "guidance" not in page and "not computed" not in page and "How to reproduce" in page
+    assert (
+        "Scoreboard" not in page
+        and "guidance" not in page
+        and "not computed" not in page
+        and "How to reproduce" in page
+    )
 
 
 def test_charts_say_their_values_to_those_who_cannot_see_them() -> None:
     chart = bars({"exact": SHARE}, 'iid: "exact" 50.0%')
     assert 'aria-label="iid: &quot;exact&quot; 50.0%"' in chart and "50.0%" in chart
-    left, half, full = (float(re.search(r'width="([\d.]+)" height="14"', bars({"x": {"value": v}}, "")).group(1)) for v in (0, 0.5, 1))
+    left, half, full = (
+        float(re.search(r'width="([\d.]+)" height="14"', bars({"x": {"value": v}}, "")).group(1)) for v in (0, 0.5, 1)
+    )
     assert left == 0 and half * 2 == full
     single = line_chart([{"w": 2.0, "fd": 10.0}], "w", "fd", "one point", percent=False)
     assert single.count("<circle") == 1 and "nan" not in single
