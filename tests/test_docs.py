@@ -65,7 +65,7 @@ def test_every_kind_of_addition_has_code_and_configuration() -> None:
 
 
 def test_the_family_and_the_data_train_and_draw(extended: str, tmp_path: Path) -> None:
-    small = ["trainer=cpu", "trainer.max_steps=300", "data.batch_size=8", "logger.wandb=null", "callbacks.progress=null"]
+    small = ["trainer=cpu", "trainer.max_steps=300", "data.batch_size=8", "logger.wandb=null"]
     cfg = compose("train", [extended, "model=gaussian", *small, f"run_dir={tmp_path / 'run'}", "name=x"])
     assert cfg.choices.data == "stripes"
     metrics = fit(cfg, None)
