@@ -30,7 +30,7 @@ TINY = [
     "logger.wandb=null",
     "callbacks.progress=null",
     "callbacks.samples=null",
-    "+callbacks.evaluate=null",  # there or not
+    "++callbacks.evaluate=null",  # there or not
     "callbacks.validate.max_batches=1",
 ]
 
