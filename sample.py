@@ -99,15 +99,17 @@ def conditions(part: Sequence[Any]) -> Any:
 
 def sampling(cfg: DictConfig) -> dict[str, Any]:
     """Overrides of the checkpoint's way of sampling."""
-    chosen = {k: cfg[k] for k in ("guidance_scale", "num_steps") if cfg[k] is not None}
+    plain = OmegaConf.to_container(cfg)
+    chosen = {k: plain[k] for k in ("guidance_scale", "num_steps") if plain[k] is not None}
     chosen |= {"sampler": instantiate(cfg.sampler)} if cfg.get("sampler") else {}
-    return chosen | OmegaConf.to_container(cfg.options)
+    return chosen | plain["options"]
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
     """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
+    plain = OmegaConf.to_container(cfg)
     sampler = cfg.sampler._target_.split(".")[-1] if cfg.get("sampler") else None
-    return {"guidance_scale": cfg.guidance_scale, "num_steps": cfg.num_steps, "sampler": sampler}
+    return {"guidance_scale": plain["guidance_scale"], "num_steps": plain["num_steps"], "sampler": sampler}
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_sampling_is_a_function_of_its_arguments_and_keeps_the_shares() -> None:
     specs = [sample_spec(i, "scenes_simple") for i in range(1200)]
     assert specs[:50] == [sample_spec(i, "scenes_simple") for i in range(50)]
     shares = {kind: n / 1200 for kind, n in Counter(s.kind for s in specs).items()}
-    assert shares == pytest.approx({"single": 1 / 3, "pair": 1 / 2, "word": 1 / 6}, abs=0.05)
+    assert shares == pytest.approx({"single": 4 / 11, "pair": 6 / 11, "word": 1 / 11}, abs=0.04)
     assert {g.shape for s in specs for g in s.groups} == {"circle", "square", "triangle"}
     assert all(g.count == 1 for s in specs if s.kind == "pair" for g in s.groups)
 
