@@ -44,7 +44,7 @@ class Evaluator(ABC):
         """Returns the numbers of everything seen since `reset`; raises NotComputed with the reason.
 
         A metric `m` may come with `m_low` and `m_high` (95 % interval), `m_n` (images it applies to), `m_real` (real
-        images in place of the generated ones: the best the instrument can show) and `m_chance` (images of other prompts).
+        images in place of the generated ones: the best the instrument can show), `m_chance` (images of other prompts).
         """
 
     @abstractmethod

@@ -17,8 +17,8 @@ NOTES = {
     "exact": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with "
     "what was asked. It knows this data's renderer and nothing else: it says nothing about photographs or beauty.",
     "fd_": "Fréchet distances fall with the number of images at fixed quality: read a value beside its 'real images' "
-    "control, which is what a perfect generator would score, and compare only equal n. fd_efficientnet_lite0 is not FID, "
-    "and no figure of a paper compares with it.",
+    "control, what a perfect generator would score, and compare only equal n. fd_efficientnet_lite0 is not FID: "
+    "no figure of a paper compares with it.",
     "fid": "fid uses the published Inception weights with torch-fidelity's resizing. Papers use 50,000 images: compare "
     "only equal n.",
 }
