@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,46 +118,51 @@ class UNet(nn.Module):
         dims = [int(dim * m) for m in dim_mults]
         blocks = [num_res_blocks] * len(dims) if isinstance(num_res_blocks, int) else list(num_res_blocks)
         halvings = len(dims) if efficient else len(dims) - 1
+        self.multiple_of = fold * 2**halvings
         if len(blocks) != len(dims):
             raise ValueError(f"num_res_blocks={blocks} has {len(blocks)} levels, dim_mults={list(dim_mults)} {len(dims)}")
-        if image_size % (fold * 2**halvings):
-            raise ValueError(f"image_size={image_size} is not a multiple of fold * 2^halvings = {fold * 2**halvings}")
+        if image_size % self.multiple_of:
+            raise ValueError(f"image_size={image_size} is not a multiple of fold * 2^halvings = {self.multiple_of}")
         emb_dim = emb_dim or 4 * dim
-        self.fold, self.lowres, self.efficient = fold, lowres, efficient
-        self.multiple_of = fold * 2**halvings
+        self.fold, self.lowres, self.efficient, self.upsample = fold, lowres, efficient, upsample
         self.skip_scale = 1 / math.sqrt(2) if efficient else 1.0
 
         self.level_embedding = LevelEmbedding(emb_dim, scale=20.0)
         self.aug_embedding = LevelEmbedding(emb_dim, scale=1.0) if lowres else None
         self.text = TextConditioner(text_dim, dims[-1], emb_dim, num_layers=text_layers) if text_dim else None
+        self.stem = nn.Conv2d(channels * (2 if lowres else 1) * fold**2, dims[0], 3, padding=1)
+        block = partial(
+            make_block,
+            emb_dim=emb_dim,
+            dropout=dropout,
+            attn_resolutions=attn_resolutions,
+            position=position,
+            attention=dict(
+                emb_dim=emb_dim,
+                context_dim=dims[-1] if text_dim else None,
+                head_dim=head_dim,
+                attend_self=attend_self,
+                ff_mult=ff_mult,
+            ),
+        )
+        resolution, skips = self._build_down(dims, blocks, image_size // fold, block)
+        self.mid = nn.ModuleList(block(dims[-1], dims[-1], resolution, res=mid_res) for _ in range(mid_blocks))
+        self._build_up(dims, blocks, resolution, block, skips)
+        self.head = nn.Sequential(
+            nn.GroupNorm(_groups(2 * dims[0]), 2 * dims[0]),
+            nn.SiLU(),
+            _zero(nn.Conv2d(2 * dims[0], channels * fold**2, 3, padding=1)),
+        )
 
-        in_channels = channels * (2 if lowres else 1) * fold**2
-        self.stem = nn.Conv2d(in_channels, dims[0], 3, padding=1)
-        resolution = image_size // fold
-
-        def block(dim_in: int, dim_out: int, resolution: int, res: bool = True) -> Block:
-            attends = resolution in attn_resolutions
-            return Block(
-                ResBlock(dim_in, dim_out, emb_dim, dropout=dropout) if res else None,
-                SpatialTransformer(
-                    dim_out,
-                    emb_dim=emb_dim,
-                    context_dim=dims[-1] if text_dim else None,
-                    head_dim=head_dim,
-                    attend_self=attend_self,
-                    ff_mult=ff_mult,
-                )
-                if attends and (attend_self or text_dim)
-                else None,
-                dim=dim_out,
-                position=resolution if attends and position else None,
-            )
-
+    def _build_down(
+        self, dims: list[int], blocks: list[int], resolution: int, block: Callable[..., Block]
+    ) -> tuple[int, list[int]]:
+        """Levels from fine to coarse; returns the coarsest resolution and the widths of the skips, in order."""
         self.down, skips, width = nn.ModuleList(), [dims[0]], dims[0]
         for i, (d, n) in enumerate(zip(dims, blocks)):
-            shrink = efficient or i > 0
-            level = nn.ModuleDict({"shrink": downsample(width, d)} if shrink else {})
-            if shrink:
+            level = nn.ModuleDict()
+            if self.efficient or i > 0:
+                level["shrink"] = downsample(width, d)
                 resolution, width = resolution // 2, d
             level["blocks"] = nn.ModuleList()
             for _ in range(n):
@@ -163,24 +170,23 @@ class UNet(nn.Module):
                 width = d
                 skips.append(width)
             self.down.append(level)
-        self.mid = nn.ModuleList(block(width, width, resolution, res=mid_res) for _ in range(mid_blocks))
+        return resolution, skips
 
-        self.up = nn.ModuleList()
+    def _build_up(
+        self, dims: list[int], blocks: list[int], resolution: int, block: Callable[..., Block], skips: list[int]
+    ) -> None:
+        """Levels from coarse to fine; each block takes one skip, the stem's is left for the head."""
+        self.up, width = nn.ModuleList(), dims[-1]
         for i, (d, n) in reversed(list(enumerate(zip(dims, blocks)))):
             level = nn.ModuleDict({"blocks": nn.ModuleList()})
             for _ in range(n):
                 level["blocks"].append(block(width + skips.pop(), d, resolution))
                 width = d
-            if efficient or i > 0:
+            if self.efficient or i > 0:
                 finer = dims[max(i - 1, 0)]  # fewer channels before the more numerous positions
-                level["grow"] = Upsample(width, finer, upsample)
+                level["grow"] = Upsample(width, finer, self.upsample)
                 width, resolution = finer, resolution * 2
             self.up.append(level)
-        self.head = nn.Sequential(
-            nn.GroupNorm(_groups(width + dims[0]), width + dims[0]),
-            nn.SiLU(),
-            _zero(nn.Conv2d(width + dims[0], channels * fold**2, 3, padding=1)),
-        )
 
     def forward(
         self,
@@ -253,6 +259,28 @@ class Block(nn.Module):
         if self.position is not None:
             x = x + self.position
         return x if self.attention is None else self.attention(x, emb, context, context_mask)
+
+
+def make_block(
+    dim_in: int,
+    dim_out: int,
+    resolution: int,
+    *,
+    res: bool = True,
+    emb_dim: int,
+    dropout: float,
+    attn_resolutions: Sequence[int],
+    position: bool,
+    attention: dict[str, Any],
+) -> Block:
+    """A block of the U-Net; it attends if its resolution is listed and there is something to attend to."""
+    attends = resolution in attn_resolutions and (attention["attend_self"] or attention["context_dim"] is not None)
+    return Block(
+        ResBlock(dim_in, dim_out, emb_dim, dropout=dropout) if res else None,
+        SpatialTransformer(dim_out, **attention) if attends else None,
+        dim=dim_out,
+        position=resolution if attends and position else None,
+    )
 
 
 def _groups(dim: int) -> int:
