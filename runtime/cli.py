@@ -62,6 +62,7 @@ def user_error(error: BaseException) -> str | None:
 def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Sequence[str]) -> None:
     """`-m`: hydra's multirun, each job a run of its own in this process. Raises ValueError with several devices."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from runtime.config import check_overrides
@@ -73,8 +74,12 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
     if devices not in (1, "1", "auto"):
         raise ValueError(f"-m with trainer.devices={devices}: every process would run the whole sweep; sweep over single devices")
 
-    def job(_: Any) -> Any:
-        return main(list(HydraConfig.get().overrides.task))
+    def job(_: Any) -> None:
+        given = HydraConfig.get().overrides
+        search = [o for o in given.hydra if o.startswith("hydra.searchpath")]
+        GlobalHydra.instance().clear()  # main composes anew
+        if code := guarded(lambda: main([*search, *given.task])):
+            sys.exit(code)
 
     sys.argv = [sys.argv[0], "-m", *overrides]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()

@@ -56,7 +56,7 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
     force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
     for override in overrides:
         change(cfg, override, force)
-    cfg.run_dir = str(path)
+    cfg.run_dir, cfg.resume_force = str(path), force
     newest = newest_good(path / "checkpoints")
     if newest is None:
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
