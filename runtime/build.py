@@ -27,7 +27,10 @@ TRUSTED = [
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
     """Builds what a configuration node describes; lists and dicts arrive as plain Python ones."""
-    return hydra.utils.instantiate(node, _convert_="all", **kwargs)
+    # A plain copy: Hydra would resolve, in place, the nodes that this one refers to, and this machine's paths would
+    # travel in every checkpoint.
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return hydra.utils.instantiate(plain, _convert_="all", **kwargs)
 
 
 def instantiate_untrusted(node: Any, **kwargs: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
-from runtime.build import instantiate_untrusted
+from runtime.build import instantiate, instantiate_untrusted
 
 HOSTILE = [
     "os.system",
@@ -38,3 +39,12 @@ def test_our_own_targets_are_built() -> None:
     )
     assert sum(p.numel() for p in built.parameters()) == 3
     assert callable(instantiate_untrusted({"_target_": "diffusion.samplers.ddim", "_partial_": True}))
+
+
+def test_building_leaves_the_configuration_as_it_was() -> None:
+    cfg = OmegaConf.create(
+        {"place": "here", "part": {"_target_": "torch.nn.Identity", "name": "${place}/x"}, "whole": "${part}"}
+    )
+    before = OmegaConf.to_container(cfg, resolve=False)
+    instantiate(cfg.whole)
+    assert OmegaConf.to_container(cfg, resolve=False) == before
