@@ -31,7 +31,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
-    print(f"{info['path']}: step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}", flush=True)
+    what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
+    print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     lines, shown, began = [], [], time.perf_counter()
@@ -68,13 +69,16 @@ def check(cfg: DictConfig) -> None:
 
 
 def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
-    """One condition per image: a prompt, a class number, or None. Raises ValueError for what the model does not take."""
+    """One condition per image: a prompt, a class number, or None.
+
+    Raises: ValueError for what the model does not take; FileNotFoundError.
+    """
     kind = module.conditioning
     given = next((name for name in ("prompt", "prompts", "label") if cfg[name] is not None), None)
     wanted = {"text": ("prompt", "prompts"), "label": ("label", None), "none": (None,)}[kind]
     if given not in wanted:
-        ask = {"text": 'prompt="…" or prompts=FILE', "label": "label= or nothing", "none": "no prompt and no label"}[kind]
-        raise ValueError(f"this model takes {ask}" + (f", not {given}=" if given else ""))
+        asks = {"text": 'prompt="…" or prompts=FILE', "label": "label= or nothing", "none": "no prompt and no label"}
+        raise ValueError(f"this model takes {asks[kind]}" + (f", not {given}=" if given else ""))
     if given == "prompts":
         lines = Path(cfg.prompts).read_text(encoding="utf-8-sig").splitlines() if Path(cfg.prompts).is_file() else None
         if lines is None:

@@ -1,4 +1,4 @@
-"""When to save, and which checkpoints to keep; how they reach the disk safely is the business of the trainer's plugin."""
+"""When to save, and which checkpoints to keep; the trainer's plugin sees to it that they reach the disk safely."""
 
 from __future__ import annotations
 

@@ -75,5 +75,6 @@ def parse_time(text: str) -> float:
     try:
         days, hours, minutes, seconds = (int(part) for part in str(text).split(":"))
     except ValueError:
-        raise ValueError(f"trainer.max_time={text!r}: write days:hours:minutes:seconds, for instance 00:01:30:00") from None
+        how = "write days:hours:minutes:seconds, for instance 00:01:30:00"
+        raise ValueError(f"trainer.max_time={text!r}: {how}") from None
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

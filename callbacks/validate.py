@@ -40,7 +40,8 @@ class Validate(pl.Callback):
                     sums[name] = sums.get(name, 0.0) + value.double() * n
                 images += n
         names = sorted(sums)
-        totals = torch.stack([sums[name] for name in names] + [torch.tensor(images * 1.0, device=module.device).double()])
+        count = torch.tensor(images * 1.0, dtype=torch.float64, device=module.device)
+        totals = torch.stack([*(sums[name] for name in names), count])
         if trainer.world_size > 1:
             totals = trainer.strategy.reduce(totals, reduce_op="sum")
         *values, count = totals.tolist()

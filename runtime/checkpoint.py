@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.fsync(folder)
         os.close(folder)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         return read(Path(path))
 
 
@@ -132,7 +132,7 @@ def start_from(module: torch.nn.Module, ckpt: str | Path) -> None:
 
     So a cascade can be trained stage by stage: each run trains one stage and starts from the run before it.
 
-    Raises: FileNotFoundError if there is nothing of that name; ValueError if no weight fits, or the text encoders differ.
+    Raises: FileNotFoundError if there is nothing of that name; ValueError if no weight fits, or text encoders differ.
     """
     other, _, info = load_module(ckpt)
     if hasattr(module, "check_identity"):
@@ -151,7 +151,8 @@ def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
     missing, unexpected = module.load_state_dict(weights, strict=False)
     if missing or unexpected:
         what = f"lacks {missing[0]!r}" if missing else f"has {unexpected[0]!r}, which the model does not know"
-        raise ValueError(f"{path} does not fit the code of today: it {what} ({len(missing) + len(unexpected)} differences)")
+        count = len(missing) + len(unexpected)
+        raise ValueError(f"{path} does not fit the code of today: it {what} ({count} differences)")
 
 
 def locate(ckpt: str | Path) -> Path:
@@ -165,8 +166,8 @@ def locate(ckpt: str | Path) -> Path:
             if newest is None:
                 raise FileNotFoundError(f"ckpt={ckpt}: this run has no undamaged checkpoint yet")
             return newest
-    names = sorted(p.parent.name for p in zoo.glob("*/model.safetensors"))
-    raise FileNotFoundError(f"ckpt={ckpt}: no such file, run or name in zoo/; zoo: {', '.join(names) or 'empty'}{listing(runs)}")
+    names = ", ".join(sorted(p.parent.name for p in zoo.glob("*/model.safetensors"))) or "empty"
+    raise FileNotFoundError(f"ckpt={ckpt}: no such file, run or name in zoo/; zoo: {names}{listing(runs)}")
 
 
 def sha256(path: Path) -> str:

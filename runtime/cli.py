@@ -54,7 +54,8 @@ def user_error(error: BaseException) -> str | None:
         return " ".join(str(text).split())
     module = type(root).__module__ or ""
     if module.startswith(("omegaconf", "hydra")) or wrapped and isinstance(root, (TypeError, ImportError)):
-        place = next((l for e in chain for l in str(e).splitlines() if l.startswith("full_key:")), "").removeprefix("full_key: ")
+        lines = [line for e in chain for line in str(e).splitlines()]
+        place = next((line.split(": ", 1)[1] for line in lines if line.startswith("full_key: ")), "")
         return " ".join(str(root).split("full_key:")[0].split()) + (f" (at {place})" if place else "")
     return None
 
@@ -72,7 +73,8 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
         settled = [o for o in overrides if "," not in o]
         devices = hydra.compose(config_name, settled).get("trainer", {}).get("devices", 1)
     if devices not in (1, "1", "auto"):
-        raise ValueError(f"-m with trainer.devices={devices}: every process would run the whole sweep; sweep over single devices")
+        why = "every process would run the whole sweep; sweep over single devices"
+        raise ValueError(f"-m with trainer.devices={devices}: {why}")
 
     def job(_: Any) -> None:
         given = HydraConfig.get().overrides
@@ -135,6 +137,6 @@ GROUPS = {
     "sample": {"sampler": "how to draw"},
 }
 SETTINGS = {
-    "train": "trainer.max_steps=1000, data.batch_size=32, callbacks.ema=null, logger.wandb=null, seed=1, name=first-try",
+    "train": "trainer.max_steps=1000, data.batch_size=32, logger.wandb=null, seed=1, name=first-try",
     "sample": "batch_size=16, ema=false, device=cpu",
 }

@@ -42,7 +42,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
         if text.startswith("-"):
-            raise ValueError(f"{text}: settings are written without dashes, for instance {text.lstrip('-') or 'seed=1'}")
+            plain = text.lstrip("-") or "seed=1"
+            raise ValueError(f"{text}: settings are written without dashes, for instance {plain}")
         if "=" not in text and not text.startswith("~"):
             raise ValueError(f"{text!r}: write key=value, for instance model=imagen or trainer.max_steps=1000")
         try:

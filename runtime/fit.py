@@ -37,8 +37,8 @@ class RunState(pl.Callback):
         for name, then in (self.checkpoint or {}).get("data", {}).items():
             now = self.data(trainer)[name]
             if now != then and not self.cfg.resume_force:
-                raise ValueError(f"the run was trained with {name} {then}, and now it is {now}: restore the data, or add "
-                                 "resume_force=true")
+                what = f"the run was trained with {name} {then}, and now it is {now}"
+                raise ValueError(f"{what}: restore the data, or add resume_force=true")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
@@ -53,7 +53,8 @@ class RunState(pl.Callback):
 
 def versions() -> dict[str, str]:
     """Versions that a result may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__.split("+")[0], "pytorch_lightning": pl.__version__}
+    ours = {"torch": torch.__version__.split("+")[0], "pytorch_lightning": pl.__version__}
+    return {"python": platform.python_version(), **ours}
 
 
 def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
@@ -90,7 +91,8 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     record.close()
     if stop.signum:
         name = signal.Signals(stop.signum).name
-        say(f"stopped by {name} at step {module.optimizer_steps}, saved; go on with: python train.py resume={shown(path)}")
+        where = f"stopped by {name} at step {module.optimizer_steps}, saved"
+        say(f"{where}; go on with: python train.py resume={shown(path)}")
         raise SystemExit(128 + stop.signum)
     return last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
 
@@ -142,8 +144,8 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
 def check_batch_size(trainer: pl.Trainer, datamodule: Any) -> None:
     """Raises ValueError unless the processes share a batch equally."""
     if datamodule.batch_size % trainer.world_size:
-        raise ValueError(f"data.batch_size={datamodule.batch_size} is the batch over all processes: it must be a multiple "
-                         f"of the {trainer.world_size} devices")
+        what = f"data.batch_size={datamodule.batch_size} is the batch over all processes"
+        raise ValueError(f"{what}: it must be a multiple of the {trainer.world_size} devices")
 
 
 def quiet() -> None:

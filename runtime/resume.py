@@ -66,19 +66,20 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
 def change(cfg: DictConfig, override: Override, force: bool) -> None:
     """Applies one override to a resumed run's configuration, and says so."""
     key = override.key_or_group
+    keeps = f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… ="
     if override.is_add() or override.is_delete() or not has_key(cfg, key):
         if key in cfg.choices:
-            raise ValueError(f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… =")
+            raise ValueError(keeps)
         raise ValueError(unknown_setting(override, cfg))
     old, value = OmegaConf.select(cfg, key), override.value()
     old = OmegaConf.to_container(old) if OmegaConf.is_config(old) else old
     if isinstance(old, dict) and value is not None or key in ("model", "data"):
-        raise ValueError(f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… =")
+        raise ValueError(keeps)
     if key == "resume_force" or old == value:
         return
     if not force and (not key.startswith(FREE) or key in FIXED):
-        raise ValueError(f"{override.input_line}: the run has {key}={old}, and changing it would make another run of it; "
-                         "start a new one, or add resume_force=true")
+        what = f"{override.input_line}: the run has {key}={old}, and changing it would make another run of it"
+        raise ValueError(f"{what}; start a new one, or add resume_force=true")
     OmegaConf.update(cfg, key, value)
     if is_process_zero():
         print(f"changed: {key}={old} -> {value}", flush=True)

@@ -28,7 +28,9 @@ class WandbLogger(Logger):
         config: what the page shows as configuration.
     """
 
-    def __init__(self, project: str, dir: str, id: str, name: str | None = None, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, project: str, dir: str, id: str, name: str | None = None, config: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.settings = {"project": project, "dir": dir, "id": id, "name": name, "config": config}
         self._run: Any = None
@@ -52,7 +54,8 @@ class WandbLogger(Logger):
         import wandb
 
         Path(self.settings["dir"]).mkdir(parents=True, exist_ok=True)
-        run = wandb.init(mode=choose_mode(wandb), resume="allow", settings=wandb.Settings(console="off"), **self.settings)
+        settings = wandb.Settings(console="off")
+        run = wandb.init(mode=choose_mode(wandb), resume="allow", settings=settings, **self.settings)
         # W&B counts calls; every curve is drawn over our own step.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")

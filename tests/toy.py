@@ -38,7 +38,11 @@ class Toy(GenerativeModule):
         if width < 1:
             raise ValueError(f"model.width={width}: at least 1")
         self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(3 * SIZE * SIZE, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, 3 * SIZE * SIZE)
+            nn.Flatten(),
+            nn.Linear(3 * SIZE * SIZE, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, 3 * SIZE * SIZE),
         )
         self.nan_at, self.untrained, self.sleep_sec = nan_at or [], untrained, sleep_sec
 
@@ -78,7 +82,8 @@ class ToyDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         index, seed = key
         base = keyed_randn([index], (3, SIZE, SIZE), "image")[0].tanh()
-        return {"image": base + 0.01 * keyed_randn([seed], (3, SIZE, SIZE), "augment")[0], "caption": "toy", "seed": seed}
+        image = base + 0.01 * keyed_randn([seed], (3, SIZE, SIZE), "augment")[0]
+        return {"image": image, "caption": "toy", "seed": seed}
 
 
 class ToyData(ImageDataModule):

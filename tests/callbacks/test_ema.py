@@ -67,7 +67,7 @@ def test_wrong_settings(wrong: dict) -> None:
 
 
 def test_a_longer_run_continues_the_average(tmp_path) -> None:
-    fixed = ("model.lr_schedule=null", "callbacks.metrics_log.every_steps=1")  # nothing that depends on the run's length
+    fixed = ("model.lr_schedule=null", "callbacks.metrics_log.every_steps=1")  # nothing depends on the length
     main(overrides(*fixed, "trainer.max_steps=8", run=tmp_path / "whole"))
     main(overrides(*fixed, "trainer.max_steps=4", run=tmp_path / "parts"))
     main([f"resume={tmp_path / 'parts'}", "trainer.max_steps=8"])

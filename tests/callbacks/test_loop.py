@@ -34,8 +34,9 @@ def test_validation_is_the_mean_over_images_with_averaged_weights(tmp_path) -> N
 
 
 def test_train_lines_are_means_over_whole_windows(tmp_path) -> None:
-    main(overrides("trainer.max_steps=6", "callbacks.metrics_log.every_steps=1", "trainer.accumulate=2", run=tmp_path / "a"))
-    main(overrides("trainer.max_steps=6", "callbacks.metrics_log.every_steps=3", "trainer.accumulate=2", run=tmp_path / "b"))
+    for name, every in (("a", 1), ("b", 3)):
+        more = ("trainer.max_steps=6", "trainer.accumulate=2", f"callbacks.metrics_log.every_steps={every}")
+        main(overrides(*more, run=tmp_path / name))
     each, windows = ([l for l in lines(tmp_path / n) if "train/loss" in l] for n in ("a", "b"))
     assert [l["step"] for l in windows] == [3, 6] and [l["images"] for l in windows] == [48, 96]
     assert windows[1]["train/loss"] == pytest.approx(sum(l["train/loss"] for l in each[3:]) / 3)

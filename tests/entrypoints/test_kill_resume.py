@@ -31,8 +31,8 @@ def uninterrupted(tmp_path_factory):
     def get(variant: str) -> dict:
         if variant not in done:
             folder = tmp_path_factory.mktemp(variant)
-            path = folder / "run"
-            assert run(overrides(*SLOW, *VARIANTS[variant], run=path), folder / "log") == 0, (folder / "log").read_text()
+            path, log = folder / "run", folder / "log"
+            assert run(overrides(*SLOW, *VARIANTS[variant], run=path), log) == 0, log.read_text()
             done[variant] = contents(path)
         return done[variant]
 

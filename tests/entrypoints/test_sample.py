@@ -29,7 +29,12 @@ def test_one_prompt_many_images(trained: Path, tmp_path: Path, capsys) -> None:
     assert names == [*(f"{i:05d}.png" for i in range(5)), "grid.png", "samples.jsonl"]
     lines = [json.loads(text) for text in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert lines[3] == {
-        "file": "00003.png", "prompt": "a red circle", "seed": 10, "guidance_scale": 2, "num_steps": None, "sampler": None
+        "file": "00003.png",
+        "prompt": "a red circle",
+        "seed": 10,
+        "guidance_scale": 2,
+        "num_steps": None,
+        "sampler": None,
     }
     out = capsys.readouterr().out
     assert "step 4, ema weights, 5 images on cpu" in out and "5/5 images" in out

@@ -41,7 +41,8 @@ def test_a_models_file_chooses_its_data_and_the_command_line_overrules_it() -> N
 
 
 def test_right_overrides_pass() -> None:
-    cfg = compose("train", [*TOY, "trainer.max_time=00:00:01:00", "+new=1", "callbacks.ema=null", "logger.wandb=null", "seed=3"])
+    right = ["trainer.max_time=00:00:01:00", "+new=1", "callbacks.ema=null", "logger.wandb=null", "seed=3"]
+    cfg = compose("train", [*TOY, *right])
     assert cfg.new == 1 and cfg.callbacks.ema is None and cfg.trainer.stop.max_time == "00:00:01:00"
 
 

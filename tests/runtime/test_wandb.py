@@ -13,7 +13,12 @@ from runtime.wandb import WandbLogger, choose_mode
 
 @pytest.mark.parametrize(
     ("env", "login", "mode"),
-    [("disabled", True, "disabled"), (None, True, "online"), (None, False, "offline"), (None, OSError("dead"), "offline")],
+    [
+        ("disabled", True, "disabled"),
+        (None, True, "online"),
+        (None, False, "offline"),
+        (None, OSError("dead"), "offline"),
+    ],
 )
 def test_mode(monkeypatch, env, login, mode) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -46,7 +51,10 @@ def test_lines_and_pictures_arrive_with_our_step(monkeypatch, tmp_path) -> None:
     rows, asked = [], {}
     run = SimpleNamespace(log=rows.append, define_metric=lambda *a, **k: None, finish=lambda exit_code: None)
     fake = SimpleNamespace(
-        init=lambda **k: asked.update(k) or run, login=lambda prompt: False, Settings=lambda **_: None, Image=lambda x: x
+        init=lambda **k: asked.update(k) or run,
+        login=lambda prompt: False,
+        Settings=lambda **_: None,
+        Image=lambda x: x,
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     logger = WandbLogger("p", str(tmp_path), "abc")
