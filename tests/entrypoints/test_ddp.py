@@ -32,9 +32,6 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert_close(one, two)
     assert two["metrics"].count(b"\n") == one["metrics"].count(b"\n")  # process 0 alone writes
 
-    # Half of it on two processes, the rest on one.
-    assert run(overrides(*TWO, "trainer.max_steps=4", run=tmp_path / "both"), log) == 0, log.read_text()
-
 
 def test_a_batch_that_two_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log"
