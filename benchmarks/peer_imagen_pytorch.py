@@ -27,7 +27,7 @@ from imagen_pytorch import Imagen, ImagenTrainer, Unet  # noqa: E402
 # The README's two nets, scaled down to about the parameters of conf/model/imagen.yaml's two stages. Attention stands at
 # the coarsest level only, as in the README's second net, and the second net is its memory-efficient kind: it is faster.
 BASE = {
-    "dim": 32,
+    "dim": 40,
     "cond_dim": 128,
     "dim_mults": (1, 2, 4),
     "num_resnet_blocks": 1,

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-# Quintic Newton-Schulz coefficients that push every singular value into about [0.7, 1.2] in five iterations.
+# Quintic Newton-Schulz coefficients. Four iterations take singular values from 0.01 up (of a matrix of norm 1) to [0.7, 1.2];
+# a fifth would reach down to 0.003, for a quarter more time.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -111,7 +112,7 @@ def is_matrix(p: Tensor, min_side: int) -> bool:
     return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= min_side
 
 
-def orthogonalise(g: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalise(g: Tensor, iterations: int = 4) -> Tensor:
     """Replace the singular values of each matrix in (N, rows, columns) by about 1, in bfloat16 products.
 
     Source: Jordan et al. 2024 (Muon): Newton-Schulz iteration with coefficients tuned for slope at zero.
