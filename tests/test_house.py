@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "datamodules": {"torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
     "evaluators": {"torch", "numpy", "PIL", "scenes"},
     "callbacks": {"torch", "PIL", "pytorch_lightning", "evaluators"},
-    "runtime": {"torch", "pytorch_lightning", "hydra", "omegaconf", "safetensors"},
+    "runtime": {"torch", "pytorch_lightning", "hydra", "omegaconf", "safetensors", "evaluators"},
     "train.py": {"runtime"},
     "sample.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
     "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
