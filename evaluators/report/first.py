@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.charts import CHANCE, MODEL, REAL, bars, line_chart, png_uri
+from evaluators.report.first_charts import CHANCE, MODEL, REAL, bars, line_chart, png_uri
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""Every model's headline numbers in one table per split, and all numbers to open below it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from evaluators.card import MEASUREMENT
+from evaluators.charts import show
+from evaluators.report.header import counts
+from evaluators.report.parts import Model, direction, folded, interval, metric, metric_names, split_names, table
+
+COST = {
+    "parameters": ("parameters", "↓ fewer is cheaper"),
+    "nfe": ("NFE", "↓ network evaluations an image"),
+    "sec_per_image": ("time", "↓ seconds an image"),
+}
+CONTROLS = {
+    "real": "real images in place of generated ones",
+    "chance": "chance: the same images, other prompts",
+    "noise": "noise in place of generated images",
+}
+
+
+@dataclass
+class Column:
+    """One metric measured in one way: {number of the model: its row}."""
+
+    name: str
+    section: str
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    mark: str = ""  # tells it from other columns of the same metric
+
+    @property
+    def first(self) -> dict[str, Any]:
+        return next(iter(self.rows.values()))
+
+    def best(self) -> set[int]:
+        """The models with the best value; nobody is best alone."""
+        if len(self.rows) < 2:
+            return set()
+        values = {number: row["value"] for number, row in self.rows.items()}
+        top = (max if self.first["higher_is_better"] else min)(values.values())
+        return {number for number, value in values.items() if value == top}
+
+
+def scoreboard(models: Sequence[Model]) -> str:
+    """A table per split: real images first, one row per model, noise and chance last."""
+    blocks = [_board(models, split) for split in split_names(models)]
+    if not any(blocks):
+        return ""
+    how = (
+        "<p>Values with their 95 % intervals. The first row is what the data's own images score, the last rows what no "
+        "understanding at all scores. Different protocols never share a column.</p>"
+    )
+    return how + "".join(blocks)
+
+
+def columns(models: Sequence[Model], split: str, headlines_only: bool) -> list[Column]:
+    """The numbers of a split, one column per metric and protocol."""
+    found = []
+    for name in metric_names(models, split):
+        by_protocol: dict[Any, Column] = {}
+        for model in models:
+            row = metric(model, split, name)
+            if row is not None and (row.get("headline", True) or not headlines_only):
+                column = by_protocol.setdefault(row.get("protocol_id"), Column(name, row.get("section") or "quality"))
+                column.rows[model.number] = row
+        several = list(by_protocol.values())
+        for i, column in enumerate(several):
+            column.mark = "abcdefghijklmnopqrstuvwxyz"[i % 26] if len(several) > 1 else ""
+        found += several
+    return found
+
+
+def _board(models: Sequence[Model], split: str) -> str:
+    here = [model for model in models if split in model.result.splits]
+    board = columns(here, split, headlines_only=True)
+    if not board:
+        return ""
+    costs = [name for name in COST if any(_cost(model, name) is not None for model in here)]
+    groups = _groups([column.section for column in board] + ["cost"] * len(costs))
+    head = [
+        f'<th scope="col">{escape(c.name)}{f"<sup>{c.mark}</sup>" if c.mark else ""}<small>{escape(direction(c.first))}</small></th>'
+        for c in board
+    ] + [f'<th scope="col">{COST[n][0]}<small>{COST[n][1]}</small></th>' for n in costs]
+    rows = [_control(board, "real", len(costs))]
+    rows += [
+        [f'<th scope="row" class="model">{model.chip}</th>', *[_cell(c, model) for c in board], *[_spent(model, n) for n in costs]]
+        for model in here
+    ]
+    rows += [_control(board, control, len(costs)) for control in ("chance", "noise")]
+    kind = "board sortable" if len(here) > 2 else "board"
+    shown = table(["", *head], [row for row in rows if row], kind, groups, label=f"scoreboard of {split}")
+    marks = "".join(f"<li>{line}</li>" for line in footnotes(here, split, board))
+    notes = f'<ol class="footnotes">{marks}</ol>' if marks else ""
+    return f"<h3>{escape(split)}, n = {counts(here, split)}</h3>{shown}{notes}{folded('All numbers', _everything(here, split))}"
+
+
+def _groups(names: list[str]) -> str:
+    cells, i = ['<td></td>'], 0
+    while i < len(names):
+        width = next((j for j in range(i, len(names)) if names[j] != names[i]), len(names)) - i
+        cells.append(f'<th scope="colgroup" colspan="{width}">{escape(names[i].capitalize())}</th>')
+        i += width
+    return f'<tr class="groups">{"".join(cells)}</tr>'
+
+
+def _cell(column: Column, model: Model) -> str:
+    row = column.rows.get(model.number)
+    if row is None:
+        return '<td class="none" title="not computed here: the top of the page says why">–</td>'
+    text = show(row["value"], row.get("unit", ""))
+    text = f"<b>{text}</b>" if model.number in column.best() else text
+    small = f"<small>{interval(row)}</small>" if interval(row) else ""
+    return f'<td data-v="{row["value"]:.9g}">{text}{small}</td>'
+
+
+def _control(board: list[Column], control: str, num_costs: int) -> list[str]:
+    """The row of a control; a range where it differs between models, since chance depends on their images."""
+    cells = []
+    for column in board:
+        values = [row[control] for row in column.rows.values() if row.get(control) is not None]
+        unit = column.first.get("unit", "")
+        ends = list(dict.fromkeys(show(v, unit) for v in (min(values), max(values)))) if values else ["–"]
+        cells.append(f'<td class="control">{" to ".join(ends)}</td>')
+    if all("–" in cell for cell in cells):
+        return []
+    return [f'<th scope="row" class="control">{CONTROLS[control]}</th>', *cells, *['<td class="control">–</td>'] * num_costs]
+
+
+def _cost(model: Model, name: str) -> float | None:
+    return (model.result.data.get("cost") or {}).get(name)
+
+
+def _spent(model: Model, name: str) -> str:
+    value = _cost(model, name)
+    return '<td class="none">–</td>' if value is None else f'<td data-v="{value:.9g}">{amount(value)}</td>'
+
+
+def amount(value: float) -> str:
+    """A count with a letter for its magnitude."""
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if letter == 'k' else limit):.3g}{letter}"
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}"
+
+
+def footnotes(models: Sequence[Model], split: str, board: list[Column]) -> list[str]:
+    """What sets apart the columns of one metric, and seconds of different machines."""
+    lines = []
+    for name in dict.fromkeys(c.name for c in board if c.mark):
+        several = [c for c in board if c.name == name]
+        first = _circumstances(models, split, several[0])
+        for other in several[1:]:
+            own = _circumstances(models, split, other)
+            pairs = [(key, first.get(key, "–"), own.get(key, "–")) for key in first | own]
+            differ = [f"{key}: {a} and {b}" for key, a, b in pairs if a != b]
+            told = "; ".join(differ) or "data, prompts or seeds"
+            pair = f"{escape(name)}<sup>{several[0].mark}</sup> and {escape(name)}<sup>{other.mark}</sup>"
+            lines.append(f"{pair} measured different things, so they have columns of their own: {escape(told)}.")
+    devices = {(m.result.data.get("cost") or {}).get("device") for m in models if _cost(m, "sec_per_image") is not None}
+    if len(devices) > 1:
+        lines.append(f"Times are of different machines: {escape(', '.join(sorted(map(str, devices))))}.")
+    return lines
+
+
+def _circumstances(models: Sequence[Model], split: str, column: Column) -> dict[str, str]:
+    """What the column's values have in common: from the first one's card where it lies beside, else its row."""
+    model = next(m for m in models if m.number in column.rows)
+    row = column.first
+    known = {"n": model.result.splits[split]["n"], "protocol": row.get("protocol") or {}, "unit": row.get("unit", "")}
+    card = model.result.folder / "cards" / f"{split}-{column.name.replace('/', '-')}.json"
+    if card.is_file():
+        fields = json.loads(card.read_text(encoding="utf-8"))
+        known |= {name: fields[name] for name in MEASUREMENT if name in fields}
+    return {key: str(value) for key, value in flat(known).items()}
+
+
+def flat(value: Any, place: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a b": 1}."""
+    if not isinstance(value, dict):
+        return {place: value}
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= flat(inner, f"{place} {name}".strip())
+    return found
+
+
+def _everything(models: Sequence[Model], split: str) -> str:
+    rows = []
+    for column in columns(models, split, headlines_only=False):
+        for model in models:
+            row = column.rows.get(model.number)
+            if row is None:
+                continue
+            unit = row.get("unit", "")
+            controls = [show(row[k], unit) if row.get(k) is not None else "–" for k in ("real", "chance", "noise")]
+            spread = f"{show(row['low'], unit)} to {show(row['high'], unit)}" if interval(row) else "–"
+            mark = f"<sup>{column.mark}</sup>" if column.mark else ""
+            name = f"{escape(column.name)}{mark}<small>{escape(direction(row))}</small>"
+            n = row.get("n") or model.result.splits[split]["n"]
+            rows.append([name, model.chip, show(row["value"], unit), spread, f"{n:,g}", *controls])
+    head = ["metric", "model", "value", "95 % interval", "n", "real images", "chance", "noise"]
+    return table(head, rows, "numbers", label=f"all numbers of {split}")
