@@ -73,13 +73,19 @@ def test_same_set_is_zero_also_when_rank_deficient() -> None:
 class Pixels(FeatureExtractor):
     """Sixteen pixels as features."""
 
-    id, distance_name = "pixels", "fd_pixels"
+    id = "pixels"
+
+    def _locate(self):
+        return "none"
 
     def _load(self):
-        return torch.nn.Identity(), "none"
+        return torch.nn.Identity()
+
+    def resize_rule(self, height, width):
+        return "none"
 
     def _features(self, net, image_u8):
-        return image_u8[:, 0].flatten(1)[:, :16]
+        return image_u8[:, 0].flatten(1)[:, :16].float()
 
 
 def images(n: int, seed: int, high: int = 256) -> Tensor:
@@ -91,7 +97,7 @@ def test_evaluator_reports_the_floor_of_real_images_beside_the_value() -> None:
     for part in range(3):
         evaluator.update(images(100, part), images(100, 10 + part, high=120), None, reference=images(100, 20 + part))
     values = evaluator.compute()
-    assert set(values) == {"fd_pixels", "fd_pixels_real"}
+    assert set(values) == {"fd_pixels", "fd_pixels_real", "fd_pixels_noise", "fd_pixels_n"}
     assert values["fd_pixels"] > 10 * values["fd_pixels_real"] > 0
     evaluator.reset()
     with pytest.raises(NotComputed, match="at least 128, got 0"):
@@ -103,9 +109,8 @@ def test_evaluator_reports_the_floor_of_real_images_beside_the_value() -> None:
 
 def test_evaluator_refuses_unequal_counts_and_sizes() -> None:
     evaluator = FrechetDistance(Pixels())
-    evaluator.update(images(8, 0), images(8, 1), None, reference=images(6, 2))
-    with pytest.raises(NotComputed, match="same"):
-        evaluator.compute()
+    with pytest.raises(ValueError, match="8 images, but 6 reference"):
+        evaluator.update(images(8, 0), images(8, 1), None, reference=images(6, 2))
     with pytest.raises(ValueError, match="one size"):
         evaluator.update(images(8, 0), images(8, 1)[..., :2], None, reference=images(8, 2))
     with pytest.raises(ValueError, match="fake must be uint8"):

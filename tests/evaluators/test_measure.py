@@ -9,7 +9,7 @@ import torch
 
 from evaluators.alignment import SceneAlignment
 from evaluators.base import by_metric
-from evaluators.features import InceptionV3
+from evaluators.extractors.inception import InceptionV3
 from evaluators.frechet import FrechetDistance
 from evaluators.measure import measure
 
