@@ -145,9 +145,34 @@ def xy_chart(
     for value, name in levels:
         line = at(x.low, value)[1]
         parts.append(_line(LEFT, line, WIDTH - RIGHT, line, f"level {name}"))
+    parts += [_curve(one, at) for one in series]
+    # Texts come last and avoid the marks and each other; where there is no room left, hovering still tells.
+    taken = [_box(*at(point.x, point.y), 9, 9, 0.5) for one in series if one.marks for point in one.points]
     for one in series:
-        parts.append(_curve(one, at))
+        parts += [text for point in one.points if (text := _beside(point.text, *at(point.x, point.y), taken, height))]
     return _svg(parts, height, label)
+
+
+Box = tuple[float, float, float, float]
+
+
+def _box(x: float, y: float, width: float, height: float, anchor: float) -> Box:
+    return x - anchor * width, y - height / 2, x + (1 - anchor) * width, y + height / 2
+
+
+def _beside(text: str, x: float, y: float, taken: list[Box], height: int) -> str:
+    """The text next to its point where nothing else is; empty where it would lie on something or leave the chart."""
+    wide = 6.3 * len(text)
+    for dx, dy, name, anchor in (
+        (7, -7, "start", 0.0), (7, 9, "start", 0.0), (-7, -7, "end", 1.0), (-7, 9, "end", 1.0),
+        (9, -19, "start", 0.0), (9, 21, "start", 0.0), (-9, -19, "end", 1.0), (-9, 21, "end", 1.0),
+    ):  # fmt: skip
+        left, top, right, bottom = box = _box(x + dx, y + dy, wide, 11, anchor)
+        inside = left > LEFT and right < WIDTH and top > TOP - 10 and bottom < height - BOTTOM + 2
+        if text and inside and not any(left < b[2] and right > b[0] and top < b[3] and bottom > b[1] for b in taken):
+            taken.append(box)
+            return _text(x + dx, y + dy + 4, text, name, "note")
+    return ""
 
 
 def _frame(x: Axis, y: Axis, height: int) -> tuple[Place, list[str]]:
@@ -178,9 +203,6 @@ def _curve(one: Series, at: Place) -> str:
             parts.append(_line(px, at(point.x, point.low)[1], px, at(point.x, point.high)[1], "whisker"))
         if one.marks:
             parts.append(mark(px, py, one.colour, f"{one.name} {point.text}".strip()))
-        if point.text:
-            end = px > WIDTH - 60
-            parts.append(_text(px + (-7 if end else 7), py - 6, point.text, "end" if end else "start", "note"))
     return f'<g class="{colour_class(one.colour)}">{"".join(parts)}</g>'
 
 
@@ -211,7 +233,7 @@ def bars(groups: dict[str, list[Bar]], label: str) -> str:
         groups: {name of the row: one bar per model that has it}.
         label: what a reader who cannot see the chart is told.
     """
-    left, top, span = 92, 4, WIDTH - 92 - 50
+    left, top, span = 92, 4, WIDTH - 92 - 58
     widest = max(len(row) for row in groups.values())
     thick = 14 if widest == 1 else max(7, 26 // widest)
     parts, y = [], float(top)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.charts import Bar, bars, show
-from evaluators.report.parts import Model, charts, figure, folded, legend, metric, metric_names, split_names, table
+from evaluators.report.parts import Model, charts, figure, folded, legend, metric, metric_names, span, split_names, table
 from evaluators.report.pictures import image
 from evaluators.report.samples import Block, asked, blocks, describe
 
@@ -63,9 +63,9 @@ def bar(model: Model, row: dict[str, Any]) -> Bar:
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
-    span = f"{show(row['low'], '%')} to {show(row['high'], '%')}" if row.get("low") is not None else "–"
+    ends = span(row["low"], row["high"], "%") if row.get("low") is not None else "–"
     controls = [show(row[k], "%") if row.get(k) is not None else "–" for k in ("real", "chance")]
-    return [show(row["value"], "%"), span, f"{row.get('n', '–')}", *controls]
+    return [show(row["value"], "%"), ends, f"{row.get('n', '–')}", *controls]
 
 
 def gaps(models: Sequence[Model]) -> str:
@@ -90,7 +90,7 @@ def gaps(models: Sequence[Model]) -> str:
     groups = {split: [bar(m, row) for m, row in pairs] for split, pairs in found.items() if pairs}
     said = "; ".join(f"{r[0]}: {r[1]} {r[3]}, {r[4]} points from {first}" for r in rows)
     head = ["split", "model", f"{name} on {first}", f"{name} here", "gap in points", "95 % interval"]
-    chart = figure(f"{name} by split", bars(groups, f"{name} by split: {said}"), head, rows)
+    chart = figure(f"{name} by split", bars(groups, f"{name} by split: {said}"), (), ())
     gap_table = table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], label="gaps")
     return f'<h3>Seen against held out</h3><div class="beside">{chart}{gap_table}</div>'
 

@@ -69,7 +69,7 @@ def _chart(models: Sequence[Model], split: str, name: str) -> list[str]:
         row = metric(group[0], split, name) or {}
         xs = [one.points[0].x for one in series]
         label = f"{name} against seconds an image: " + "; ".join(f"{who}: {value} in {sec}" for who, sec, value in rows)
-        y = nice_axis(ys, f"{name}, {direction(row)}", row.get("unit", ""), zero=row.get("unit") == "%")
+        y = nice_axis(ys, direction(row), row.get("unit", ""), zero=row.get("unit") == "%")
         x = nice_axis(xs, "seconds an image", log=True)
         chart = xy_chart(series, x, y, label)
         drawn.append(figure(f"{name} ({split})", chart, ["model", "seconds an image", name], rows))

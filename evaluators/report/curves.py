@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from evaluators.charts import Point, Series, nice_axis, show, xy_chart
-from evaluators.report.parts import Model, charts, figure, legend, metric
+from evaluators.report.parts import Model, charts, direction, figure, legend, metric, span
 
 EVALUATIONS = ("num_steps", "sampler")  # what these options buy is counted in network evaluations
 
@@ -42,10 +42,14 @@ def guidance(models: Sequence[Model]) -> str:
 
 
 def evaluations(models: Sequence[Model]) -> str:
-    """Steps as curves and samplers as named points, over network evaluations an image."""
-    runs = [Run(m, s) for m in models for s in m.result.data.get("sweeps") or [] if s["option"] in EVALUATIONS]
-    counted = [run for run in runs if all(point.get("nfe") for point in run.sweep["points"])]
-    return _charts(counted, "network evaluations an image", lambda point: point["nfe"], log=True)
+    """Steps as curves, then samplers as named points, over network evaluations an image."""
+    bodies = []
+    for option in EVALUATIONS:
+        runs = [Run(m, s) for m in models for s in m.result.data.get("sweeps") or [] if s["option"] == option]
+        counted = [run for run in runs if all(point.get("nfe") for point in run.sweep["points"])]
+        drawn = _charts(counted, "network evaluations an image", lambda point: point["nfe"], log=True)
+        bodies.append(f"<h3>Samplers</h3>{drawn}" if drawn and option == "sampler" else drawn)
+    return "".join(bodies)
 
 
 def _options(models: Sequence[Model]) -> list[str]:
@@ -72,8 +76,8 @@ def _charts(
     if tradeoff:
         drawn += _tradeoffs(runs)
     models = list({run.model.number: run.model for run in runs}.values())
-    names = list(dict.fromkeys(run.sweep.get("series") or "" for run in runs))
-    dashes = f" Lines of {', '.join(filter(None, names))} differ in their dashes." if len(names) > 1 else ""
+    names = [name for name in dict.fromkeys(run.sweep.get("series") for run in runs) if name]
+    dashes = f" Dashes tell {', '.join(names)} apart." if len(names) > 1 else ""
     n = ", ".join(f"{split}, n = {n:,}" for split, n in shared)
     text = f"<p>{escape(n)}, the same prompts and seeds at every point. Whiskers: 95 % intervals.{escape(dashes)}</p>"
     return text + legend(models, ("level real", "real images")) + charts(drawn)
@@ -113,11 +117,12 @@ def _against(
         levels += [(reals[0], "real")] if reals and not levels else []
         rows += [_numbers(run, point, name, unit, of) for point in points]
     xs = [point.x for one in series for point in one.points]
-    zero = unit == "%"
+    row = next((r for run in runs if (r := metric(run.model, run.sweep["split"], name))), None)
+    way = direction(row) if row else name
     chart = xy_chart(
         series,
         _x_axis(xs, x, log),
-        nice_axis(ys + [v for v, _ in levels], name, unit, zero=zero),
+        nice_axis(ys + [v for v, _ in levels], way, unit, zero=unit == "%"),
         f"{name} against {x}: " + "; ".join(f"{r[0]} at {r[1]}: {r[2]}" for r in rows),
         levels,
     )
@@ -139,7 +144,7 @@ def _x_axis(xs: list[float], label: str, log: bool) -> Any:
 
 def _numbers(run: Run, point: dict[str, Any], name: str, unit: str, of: Callable[[dict[str, Any]], float]) -> list[str]:
     low, high = point.get(f"{name}_low"), point.get(f"{name}_high")
-    spread = f"{show(low, unit)} to {show(high, unit)}" if low is not None and high is not None else "–"
+    spread = span(low, high, unit) if low is not None and high is not None else "–"
     label = point["x"] if isinstance(point["x"], str) else None
     return [run.name, f"{of(point):g}" + (f" ({label})" if label else ""), show(point[name], unit), spread]
 
@@ -172,8 +177,8 @@ def _tradeoffs(runs: list[Run]) -> list[str]:
             continue
         chart = xy_chart(
             series,
-            nice_axis([p.x for p in flat], f"{up} (further right is better)", units[up]),
-            nice_axis([p.y for p in flat], f"{down} (lower is better)", units[down]),
+            nice_axis([p.x for p in flat], f"{up}, ↑ higher is better", units[up]),
+            nice_axis([p.y for p in flat], f"{down}, ↓ lower is better", units[down]),
             f"{down} against {up}: " + "; ".join(f"{r[0]} at {r[1]}: {r[2]} and {r[3]}" for r in table),
         )
         option, split = group[0].sweep["option"].replace("_", " "), group[0].sweep["split"]

@@ -54,7 +54,7 @@ def _chart(name: str, split: str, curves: Sequence[Curve]) -> str:
             ys += [point.y for point in ends]
             rows.append([model.name, f"∞ (fit, R² = {curve.get('r2', float('nan')):.4f})", show(intercept)])
     label = f"{name} over 1/n on {split}: " + "; ".join(f"{who} at n = {n}: {value}" for who, n, value in rows)
-    chart = xy_chart(series, _axis(curves, widest), nice_axis(ys, name, zero=True), label)
+    chart = xy_chart(series, _axis(curves, widest), nice_axis(ys, "↓ lower is better", zero=True), label)
     return figure(f"{name} ({split})", chart, ["model", "n", name], rows)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from evaluators.charts import colour_class, histogram, show
-from evaluators.report.parts import Model, charts, figure, split_names
+from evaluators.report.parts import Model, charts, figure, folded, split_names
 from evaluators.report.pictures import encode, image, tag
 
 PAIRS = 24  # on the whole page
 
 
 def memorisation(models: Sequence[Model]) -> str:
-    """One histogram and a row of closest pairs for every model and split that has them."""
+    """One histogram and a row of closest pairs for every model that has them; the first split open."""
     found = [
         (model, split, details)
         for split in split_names(models)
@@ -26,14 +26,18 @@ def memorisation(models: Sequence[Model]) -> str:
     ]
     if not found:
         return ""
-    drawn = [_histogram(*one) for one in found if one[2].get("hist")]
-    each = max(3, PAIRS // len(found))
-    pairs = [_pairs(model, split, details["pairs"][:each]) for model, split, details in found if details.get("pairs")]
     how = (
         "<p>Distance from each sample to its nearest training image, beside that of unseen real images. Samples clearly "
         "left of the unseen images are suspect: look at the pairs.</p>"
     )
-    return how + charts([one for one in drawn if one]) + (f"<h3>Closest pairs</h3>{''.join(pairs)}" if pairs else "")
+    each, bodies = max(3, PAIRS // len(found)), {}
+    for split in dict.fromkeys(split for _, split, _ in found):
+        here = [one for one in found if one[1] == split]
+        drawn = charts([chart for one in here if one[2].get("hist") and (chart := _histogram(*one))])
+        pairs = "".join(_pairs(model, split, d["pairs"][:each]) for model, _, d in here if d.get("pairs"))
+        bodies[split] = drawn + (f"<h3>Closest pairs ({escape(split)})</h3>{pairs}" if pairs else "")
+    (_, first), *rest = bodies.items()
+    return how + first + "".join(folded(f"Memorisation, {split}", body) for split, body in rest)
 
 
 def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class Model:
     @property
     def chip(self) -> str:
         """Its name with its colour and mark."""
-        return f"{key(self.number)}{escape(self.name)}"
+        return f"{key(self.number)}&nbsp;{escape(self.name)}"
 
 
 def models_of(results: Sequence[Result]) -> list[Model]:
@@ -101,8 +101,8 @@ def folded(summary: str, body: str) -> str:
 
 
 def figure(title: str, chart: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A chart under its title, with the numbers behind it to open."""
-    numbers = table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], "numbers")
+    """A chart under its title, with the numbers behind it to open; without a head they stand elsewhere."""
+    numbers = table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], "numbers") if head else ""
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart}{folded('numbers', numbers)}</figure>"
 
 
@@ -116,6 +116,11 @@ def legend(models: Sequence[Model], *others: tuple[str, str]) -> str:
     items = [f"<li>{model.chip}</li>" for model in models]
     items += [f'<li><i class="{kind}"></i>{escape(text)}</li>' for kind, text in others]
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def breakable(name: str) -> str:
+    """A name that may break at its underscores."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def facts(pairs: dict[str, Any]) -> str:
@@ -132,7 +137,14 @@ def interval(row: dict[str, Any]) -> str:
     half = (high - low) / 2
     if abs((high + low) / 2 - value) <= 0.1 * half:
         return f"± {show(half, unit)}"
-    return f"{show(low, unit)} to {show(high, unit)}"
+    return span(low, high, unit)
+
+
+def span(low: float, high: float, unit: str = "") -> str:
+    """Two ends, the unit once where that reads well; `to` where a minus would run into the dash."""
+    if low < 0 or high < 0:
+        return f"{show(low, unit)} to {show(high, unit)}"
+    return f"{show(low, unit).rstrip('%')}–{show(high, unit)}"
 
 
 def direction(row: dict[str, Any]) -> str:

@@ -72,7 +72,8 @@ def samples(models: Sequence[Model]) -> str:
         "<p>The first prompts of each split, not chosen. Every model draws from the same prompts and seeds; the top "
         "picture is the data's own image.</p>"
     )
-    return intro + "".join(_grid(block, min(count, block.n)) for block in every)
+    several = {b.split for b in every if sum(a.split == b.split for a in every) > 1}
+    return intro + "".join(_grid(block, min(count, block.n), block.split in several) for block in every)
 
 
 def affordable(every: Sequence[Block]) -> int:
@@ -86,10 +87,10 @@ def affordable(every: Sequence[Block]) -> int:
     return next((count for count in COUNTS if count * each <= BUDGET), COUNTS[-1])
 
 
-def _grid(block: Block, count: int) -> str:
+def _grid(block: Block, count: int, named: bool) -> str:
     cards = [_card(block, index) for index in range(count)]
     rest = folded(f"{count - OPEN} more prompts of {block.split}", _cards(cards[OPEN:])) if count > OPEN else ""
-    names = "" if len(block.models) == 1 else f": {', '.join(model.name for model in block.models)}"
+    names = f": {', '.join(model.name for model in block.models)}" if named else ""
     return f"<h3>{escape(block.split)}{escape(names)}</h3>{_cards(cards[:OPEN])}{rest}"
 
 
@@ -107,7 +108,8 @@ def _card(block: Block, index: int) -> str:
         real = next((path for m in (lead, *block.models) if (path := m.result.real(split, index))), None)
         rows.append(f'<div class="shot">{image(real, f"real image for: {prompt}")}<small>real</small></div>')
     for model in block.models:
-        own = "" if len(seeds) == 1 else f" · seed {_seed(model, split, index)}"
+        own = "" if asked(model, split) or not prompts else ", not asked"
+        own += "" if len(seeds) == 1 else f", seed {_seed(model, split, index)}"
         shown = image(model.result.sample(split, index), f"{model.name}, prompt: {prompt}")
         rows.append(f'<div class="shot">{shown}<small>{model.chip}{own}</small>{verdict(model, split, index)}</div>')
     seed = f"<small>seed {seeds.pop()}</small>" if len(seeds) == 1 else ""

@@ -11,7 +11,7 @@ from typing import Any
 from evaluators.card import MEASUREMENT
 from evaluators.charts import show
 from evaluators.report.header import counts
-from evaluators.report.parts import Model, direction, folded, interval, metric, metric_names, split_names, table
+from evaluators.report.parts import Model, breakable, direction, folded, interval, metric, metric_names, span, split_names, table
 
 COST = {
     "parameters": ("parameters", "↓ fewer is cheaper"),
@@ -19,9 +19,9 @@ COST = {
     "sec_per_image": ("time", "↓ seconds an image"),
 }
 CONTROLS = {
-    "real": "real images in place of generated ones",
-    "chance": "chance: the same images, other prompts",
-    "noise": "noise in place of generated images",
+    "real": ("real images", "the data's own images in place of generated ones"),
+    "chance": ("chance", "the same images judged by other prompts"),
+    "noise": ("noise", "noise in place of generated images"),
 }
 
 
@@ -39,22 +39,25 @@ class Column:
         return next(iter(self.rows.values()))
 
     def best(self) -> set[int]:
-        """The models with the best value; nobody is best alone."""
+        """The models with the best value; nobody where all are equal."""
         if len(self.rows) < 2:
             return set()
         values = {number: row["value"] for number, row in self.rows.items()}
         top = (max if self.first["higher_is_better"] else min)(values.values())
-        return {number for number, value in values.items() if value == top}
+        best = {number for number, value in values.items() if value == top}
+        return best if len(best) < len(values) else set()
 
 
 def scoreboard(models: Sequence[Model]) -> str:
     """A table per split: real images first, one row per model, noise and chance last."""
-    blocks = [_board(models, split) for split in split_names(models)]
+    splits = split_names(models)
+    blocks = [_board(models, split, with_cost=split == splits[0]) for split in splits]
     if not any(blocks):
         return ""
     how = (
-        "<p>Values with their 95 % intervals. The first row is what the data's own images score, the last rows what no "
-        "understanding at all scores. Different protocols never share a column.</p>"
+        "<p>Values with their 95 % intervals, the best of a column in bold. The first row is what the data's own images "
+        "score in place of generated ones; the last rows are the same images judged by other prompts (chance), and noise "
+        "in place of images. Values of different protocols never share a column.</p>"
     )
     return how + "".join(blocks)
 
@@ -76,15 +79,15 @@ def columns(models: Sequence[Model], split: str, headlines_only: bool) -> list[C
     return found
 
 
-def _board(models: Sequence[Model], split: str) -> str:
+def _board(models: Sequence[Model], split: str, with_cost: bool) -> str:
     here = [model for model in models if split in model.result.splits]
     board = columns(here, split, headlines_only=True)
     if not board:
         return ""
-    costs = [name for name in COST if any(_cost(model, name) is not None for model in here)]
+    costs = [name for name in COST if with_cost and any(_cost(model, name) is not None for model in here)]
     groups = _groups([column.section for column in board] + ["cost"] * len(costs))
     head = [
-        f'<th scope="col">{escape(c.name)}{f"<sup>{c.mark}</sup>" if c.mark else ""}<small>{escape(direction(c.first))}</small></th>'
+        f'<th scope="col">{named(c)}<small>{escape(direction(c.first))}</small></th>'
         for c in board
     ] + [f'<th scope="col">{COST[n][0]}<small>{COST[n][1]}</small></th>' for n in costs]
     rows = [_control(board, "real", len(costs))]
@@ -98,6 +101,11 @@ def _board(models: Sequence[Model], split: str) -> str:
     marks = "".join(f"<li>{line}</li>" for line in footnotes(here, split, board))
     notes = f'<ol class="footnotes">{marks}</ol>' if marks else ""
     return f"<h3>{escape(split)}, n = {counts(here, split)}</h3>{shown}{notes}{folded('All numbers', _everything(here, split))}"
+
+
+def named(column: Column) -> str:
+    """The metric's name, which may break at its underscores, with the column's letter."""
+    return breakable(column.name) + (f"<sup>{column.mark}</sup>" if column.mark else "")
 
 
 def _groups(names: list[str]) -> str:
@@ -125,11 +133,14 @@ def _control(board: list[Column], control: str, num_costs: int) -> list[str]:
     for column in board:
         values = [row[control] for row in column.rows.values() if row.get(control) is not None]
         unit = column.first.get("unit", "")
-        ends = list(dict.fromkeys(show(v, unit) for v in (min(values), max(values)))) if values else ["–"]
-        cells.append(f'<td class="control">{" to ".join(ends)}</td>')
-    if all("–" in cell for cell in cells):
+        same = not values or show(min(values), unit) == show(max(values), unit)
+        text = ("–" if not values else show(values[0], unit)) if same else span(min(values), max(values), unit)
+        cells.append(f'<td class="control">{text}</td>')
+    if not any(row.get(control) is not None for column in board for row in column.rows.values()):
         return []
-    return [f'<th scope="row" class="control">{CONTROLS[control]}</th>', *cells, *['<td class="control">–</td>'] * num_costs]
+    name, meaning = CONTROLS[control]
+    first = f'<th scope="row" class="control" title="{meaning}">{name}</th>'
+    return [first, *cells, *['<td class="control">–</td>'] * num_costs]
 
 
 def _cost(model: Model, name: str) -> float | None:
@@ -160,7 +171,7 @@ def footnotes(models: Sequence[Model], split: str, board: list[Column]) -> list[
             pairs = [(key, first.get(key, "–"), own.get(key, "–")) for key in first | own]
             differ = [f"{key}: {a} and {b}" for key, a, b in pairs if a != b]
             told = "; ".join(differ) or "data, prompts or seeds"
-            pair = f"{escape(name)}<sup>{several[0].mark}</sup> and {escape(name)}<sup>{other.mark}</sup>"
+            pair = f"{named(several[0])} and {named(other)}"
             lines.append(f"{pair} measured different things, so they have columns of their own: {escape(told)}.")
     devices = {(m.result.data.get("cost") or {}).get("device") for m in models if _cost(m, "sec_per_image") is not None}
     if len(devices) > 1:
@@ -199,9 +210,8 @@ def _everything(models: Sequence[Model], split: str) -> str:
                 continue
             unit = row.get("unit", "")
             controls = [show(row[k], unit) if row.get(k) is not None else "–" for k in ("real", "chance", "noise")]
-            spread = f"{show(row['low'], unit)} to {show(row['high'], unit)}" if interval(row) else "–"
-            mark = f"<sup>{column.mark}</sup>" if column.mark else ""
-            name = f"{escape(column.name)}{mark}<small>{escape(direction(row))}</small>"
+            spread = span(row["low"], row["high"], unit) if interval(row) else "–"
+            name = f"{named(column)}<small>{escape(direction(row))}</small>"
             n = row.get("n") or model.result.splits[split]["n"]
             rows.append([name, model.chip, show(row["value"], unit), spread, f"{n:,g}", *controls])
     head = ["metric", "model", "value", "95 % interval", "n", "real images", "chance", "noise"]

@@ -31,10 +31,11 @@ table{border-collapse:separate;border-spacing:0}
 th,td{text-align:left;vertical-align:top;padding:6px 16px 6px 0;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 thead th{vertical-align:bottom}
 th small,td small{display:block;font-weight:400}
-tbody th{font-weight:400;min-width:96px;max-width:260px;overflow-wrap:anywhere}
+tbody th{font-weight:400;min-width:130px;max-width:260px;overflow-wrap:anywhere}
 tbody th.model{font-weight:600}
-.board td,.board thead th{white-space:nowrap}
-.board thead small{white-space:normal;min-width:92px}
+.board td{white-space:nowrap}
+.board thead th{min-width:80px;max-width:150px}
+.board th,.board td{padding-right:14px}
 .board tbody th,.facts tbody th,.verdicts tbody th{position:sticky;left:0;background:var(--paper);z-index:1}
 .groups th{border-bottom:2px solid var(--ink);padding-bottom:2px}.groups td{border:0}
 .groups th+th{padding-left:0}
@@ -43,11 +44,11 @@ tbody th.model{font-weight:600}
 .facts td{min-width:150px;max-width:320px;overflow-wrap:anywhere}
 .sortable thead tr:last-child th:not(:first-child){cursor:pointer}
 .footnotes{list-style:none;margin:8px 0;padding:0;font-size:13px;color:var(--soft);overflow-wrap:anywhere}
-.key{vertical-align:-1px;margin-right:5px;overflow:visible}
+.key{vertical-align:-1px;margin-right:2px;overflow:visible}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 18px;margin:8px 0;padding:0;font-size:13px}
 .legend i{display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:5px;vertical-align:-1px;background:currentColor}
 .legend i.level{width:16px;height:0;border-radius:0;background:none;border-top:3px solid var(--ink);vertical-align:4px}
-.legend i.level.chance{border-top:3px dotted var(--soft)}
+.legend i.level.chance{border-top:2px dashed var(--ink)}
 .legend i.real{background:var(--soft)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:22px 28px}
 .beside{display:flex;flex-wrap:wrap;gap:16px 36px;align-items:flex-start}.beside>*{min-width:0;max-width:100%}
@@ -63,7 +64,7 @@ svg line.grid{stroke:var(--line)}
 .bar{fill:currentColor}.area{fill:currentColor;fill-opacity:.18;stroke:currentColor;stroke-width:1.5}
 g.real{color:var(--soft)}
 line.level,line.tick{stroke:var(--ink);stroke-width:2.5}
-line.chance{stroke:var(--soft);stroke-dasharray:2.5 2.5}
+line.chance{stroke:var(--ink);stroke-width:2;stroke-dasharray:2.5 2.5}
 img{display:block;max-width:100%;height:auto;image-rendering:pixelated;border-radius:3px}
 div.grid{display:grid;grid-template-columns:repeat(auto-fill,128px);gap:0 18px}
 .card{display:grid;grid-template-rows:subgrid;row-gap:8px;margin-bottom:22px}
@@ -77,12 +78,12 @@ small.yes,span.yes{color:var(--yes)}small.no,span.no{color:var(--no)}
 .judged{min-width:200px}.chips{display:flex;flex-wrap:wrap;gap:0 10px;font-size:13px;margin-top:4px;max-width:300px}
 .chips .no{font-weight:600}
 .confusion td,.confusion th{padding:4px 8px;text-align:center;min-width:30px;max-width:none}
-.confusion td{background:rgba(var(--heat),var(--share,0))}
+.confusion td{background:rgba(var(--heat),calc(var(--share,0)*.6))}
 .confusion .same{outline:2px solid var(--ink);outline-offset:-2px}
 pre{background:var(--panel);padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:640px){
 th,td{padding-right:12px}
-tbody th{max-width:128px}
+tbody th{max-width:128px;min-width:84px}
 .board tbody th{max-width:108px;min-width:84px;padding-right:8px;font-size:13px}
 div.grid{grid-template-columns:repeat(3,minmax(0,1fr));gap:0 10px}
 .asked{font-size:12.5px}
