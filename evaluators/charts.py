@@ -1,7 +1,7 @@
 """Small inline pictures for the report: SVG charts and PNG data URIs, without any script.
 
-Colours come from the page: class `c0` … `c6` are the models, `real`, `chance` and `noise` the controls, each with a tone
-for light and one for dark pages, and every model has a mark and a dash of its own for eyes that do not tell colours.
+Colours come from the page, in a tone for light and one for dark: the classes `c0` … `c6` are the models, `real`, `chance`
+and `reconstruction` the controls. Every model has a mark of its own as well, for eyes that do not tell colours.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Bar:
     high: float | None = None
     real: float | None = None
     chance: float | None = None
+    reconstruction: float | None = None
 
 
 @dataclass
@@ -114,7 +115,9 @@ def nice_axis(values: Sequence[float], label: str, unit: str = "", zero: bool = 
     if unit == "%" and zero:
         high = min(high, 1.0) if max(values) <= 1 else high
     count = round((high - low) / step)
-    return Axis(low, high, label, unit, False, [(t, _tick(t, unit)) for t in (low + i * step for i in range(count + 1))])
+    return Axis(
+        low, high, label, unit, False, [(t, _tick(t, unit)) for t in (low + i * step for i in range(count + 1))]
+    )
 
 
 def _round_step(rough: float) -> float:
@@ -255,7 +258,7 @@ def bars(groups: dict[str, list[Bar]], label: str) -> str:
 def _bar(bar: Bar, at: Callable[[float], float], y: float, thick: float) -> str:
     middle, width = y + thick / 2, at(bar.value) - at(0)
     parts = [f'<rect class="bar" x="{at(0):.1f}" y="{y:.1f}" width="{width:.1f}" height="{thick}" rx="1.5"/>']
-    for control in ("real", "chance"):
+    for control in ("real", "chance", "reconstruction"):
         level = getattr(bar, control)
         if level is not None:
             parts.append(_line(at(level), y - 2, at(level), y + thick + 2, f"tick {control}"))

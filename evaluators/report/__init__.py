@@ -5,19 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from evaluators.report.first import Example, show
-from evaluators.report.first import render as _render_first
+from evaluators.charts import show
+from evaluators.report.page import render
 from evaluators.report.result import Result
 
-
-def render(results: Any, examples: Any = None) -> str:
-    if examples is not None:
-        return _render_first(results, examples)
-    from evaluators.report.page import render as page
-
-    return page(results)
-
-
-__all__ = ["Example", "Result", "render", "show"]
+__all__ = ["Result", "render", "show"]

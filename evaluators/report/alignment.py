@@ -10,11 +10,27 @@ from typing import Any
 import numpy as np
 
 from evaluators.charts import Bar, bars, show
-from evaluators.report.parts import Model, charts, figure, folded, legend, metric, metric_names, span, split_names, table
+from evaluators.report.parts import (
+    Model,
+    charts,
+    figure,
+    folded,
+    legend,
+    metric,
+    metric_names,
+    span,
+    split_names,
+    table,
+)
 from evaluators.report.pictures import image
 from evaluators.report.samples import Block, asked, blocks, describe
 
 BASIC = ("count", "colour", "shape", "size", "relation", "spelling")  # not made of one another
+CONTROLS = {
+    "real": "the same reader on real images (oracle)",
+    "chance": "chance: other prompts",
+    "reconstruction": "the same reader on encoded and decoded real images",
+}
 EXAMPLES = 3  # right and wrong ones each
 
 
@@ -28,7 +44,8 @@ def skills(models: Sequence[Model]) -> str:
             judged |= {model.number: model for model in group}
     if not drawn:
         return ""
-    others = (("level real", "the same reader on real images (oracle)"), ("level chance", "chance: other prompts"))
+    there = {k for m in models for s in m.result.splits.values() for row in s.get("metrics", {}).values() for k in row}
+    others = [(f"level {name}", text) for name, text in CONTROLS.items() if name in there]
     return legend([judged[n] for n in sorted(judged)], *others) + charts(drawn)
 
 
@@ -52,19 +69,19 @@ def _skill_chart(models: Sequence[Model], split: str, names: Sequence[str]) -> s
     groups = {name: [bar(model, row) for model, row in rows] for name, rows in found.items()}
     said = "; ".join(f"{n}: " + ", ".join(f"{m.name} {r['value']:.1%}" for m, r in rows) for n, rows in found.items())
     behind = [[name, model.name, *_numbers(row)] for name, rows in found.items() for model, row in rows]
-    head = ["skill", "model", "share", "95 % interval", "n", "real images", "chance"]
+    head = ["skill", "model", "share", "95 % interval", "n", "real images", "chance", "reconstructions"]
     title = split if len(models) > 1 else f"{split}: {models[0].name}"
     return figure(title, bars(groups, f"{split}: {said}"), head, behind)
 
 
 def bar(model: Model, row: dict[str, Any]) -> Bar:
     """A share with its interval and controls as a bar of the model."""
-    return Bar(row["value"], model.number, row.get("low"), row.get("high"), row.get("real"), row.get("chance"))
+    return Bar(row["value"], model.number, **{k: row.get(k) for k in ("low", "high", *CONTROLS)})
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
     ends = span(row["low"], row["high"], "%") if row.get("low") is not None else "–"
-    controls = [show(row[k], "%") if row.get(k) is not None else "–" for k in ("real", "chance")]
+    controls = [show(row[k], "%") if row.get(k) is not None else "–" for k in CONTROLS]
     return [show(row["value"], "%"), ends, f"{row.get('n', '–')}", *controls]
 
 
@@ -126,8 +143,8 @@ def product(models: Sequence[Model]) -> str:
     if not rows:
         return ""
     how = (
-        "<p>Were the skills independent, the share right in all of them would be the product of their shares. A measured "
-        "share above it means that the same images fail in several skills at once.</p>"
+        "<p>Were the skills independent, the share right in all of them would be the product of their shares. A "
+        "measured share above it means that the same images fail in several skills at once.</p>"
     )
     head = ["split", "model", "product of skills", "measured exact", "difference in points"]
     return "<h3>Product of skills</h3>" + how + table(head, rows, label="product of skills")
@@ -163,7 +180,7 @@ def confusions(models: Sequence[Model]) -> str:
         return ""
     (_, first), *rest = by_split.items()
     others = "".join(folded(f"Asked and found, {split}", charts(drawn)) for split, drawn in rest)
-    how = "<p>Rows are what was asked for, columns what was found; darker is more often; the outlined cells are right.</p>"
+    how = "<p>Rows are what was asked for, columns what was found; outlined cells are right.</p>"
     return "<h3>Asked and found</h3>" + how + charts(first) + others
 
 
@@ -198,8 +215,8 @@ def examples(models: Sequence[Model]) -> str:
     if not tables:
         return ""
     rule = (
-        f"<p>Chosen by rule: the first {EXAMPLES} prompts that some model gets right, and the first {EXAMPLES} that some "
-        "model gets wrong.</p>"
+        f"<p>Chosen by rule: the first {EXAMPLES} prompts that some model gets right, and the first {EXAMPLES} that "
+        "some model gets wrong.</p>"
     )
     others = "".join(folded(f"Verdicts, {split}", one) for split, one in tables[1:])
     return f"<h3>Verdicts image by image ({escape(tables[0][0])})</h3>" + rule + tables[0][1] + others
@@ -236,5 +253,5 @@ def _chips(model: Model, split: str, index: int) -> str:
             kind, sign = ("yes", "✓") if value == 1 else ("no", "✗")
             chips.append(f'<span class="{kind}">{sign} {escape(skill)}{share}</span>')
     read = model.result.splits[split].get("details", {}).get("read") or []
-    seen = f'<small>read as: {escape(str(read[index]))}</small>' if index < len(read) else ""
+    seen = f"<small>read as: {escape(str(read[index]))}</small>" if index < len(read) else ""
     return f'<div class="chips">{"".join(chips)}{seen}</div>'

@@ -100,9 +100,7 @@ def _groups(runs: list[Run], name: str) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _against(
-    runs: list[Run], name: str, unit: str, x: str, of: Callable[[dict[str, Any]], float], log: bool
-) -> str:
+def _against(runs: list[Run], name: str, unit: str, x: str, of: Callable[[dict[str, Any]], float], log: bool) -> str:
     series, rows, levels, ys = [], [], [], []
     for run in runs:
         points = [point for point in run.sweep["points"] if point.get(name) is not None]
@@ -156,7 +154,9 @@ def _dash(run: Run, runs: list[Run]) -> int:
 def _tradeoffs(runs: list[Run]) -> list[str]:
     """The first number to be lowered over the first share to be raised, every point named by the option's value."""
     units = _metrics(runs)
-    rows = {name: next((r for run in runs if (r := metric(run.model, run.sweep["split"], name))), None) for name in units}
+    rows = {
+        name: next((r for run in runs if (r := metric(run.model, run.sweep["split"], name))), None) for name in units
+    }
     up = next((name for name, row in rows.items() if row and row["higher_is_better"]), None)
     down = next((name for name, row in rows.items() if row and not row["higher_is_better"]), None)
     if not up or not down:

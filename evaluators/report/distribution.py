@@ -21,8 +21,8 @@ def distribution(models: Sequence[Model]) -> str:
     if not drawn:
         return ""
     how = (
-        "<p>Fréchet distances fall with the number of images n at fixed quality, about as 1/n. The fit's value at n = ∞ "
-        "takes that away; R² says how straight the points lie.</p>"
+        "<p>Fréchet distances fall with the number of images n at fixed quality, about as 1/n. The fit's value at n = "
+        "∞ takes that away; R² says how straight the points lie.</p>"
     )
     return how + legend([used[n] for n in sorted(used)]) + charts(drawn)
 

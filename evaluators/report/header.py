@@ -22,7 +22,9 @@ def header(models: Sequence[Model]) -> str:
     missing = missing_lines(models)
     lights = f'<p class="lights"><span class="on">● {len(computed)} metrics computed</span>'
     lights += f'<span class="off">▲ {len(missing)} not computed</span></p>' if missing else "</p>"
-    lines = "".join(f"<li><b>{escape(m)}</b>{escape(where)}: not computed: {escape(why)}</li>" for m, where, why in missing)
+    lines = "".join(
+        f"<li><b>{escape(m)}</b>{escape(where)}: not computed: {escape(why)}</li>" for m, where, why in missing
+    )
     absent = f'<ul class="absent">{lines}</ul>' if lines else ""
     about = facts(told(models[0])) if len(models) == 1 else _compared(models)
     return f"<header><h1>{escape(title(models))}</h1>{about}{lights}{absent}</header>"
@@ -32,7 +34,8 @@ def told(model: Model) -> dict[str, Any]:
     """What the result says of itself, as names and texts."""
     data = model.result.data
     splits = ", ".join(f"{name} ({split['n']:,})" for name, split in model.result.splits.items())
-    given = {"family": data.get("family"), **data.get("facts", {}), "images per split": splits}
+    source = {"data": (data.get("data") or {}).get("name")} if "data" not in data.get("facts", {}) else {}
+    given = {"family": data.get("family"), **source, **data.get("facts", {}), "images per split": splits}
     given |= {name: data.get(name) for name in ("date", "commit") if name not in given}
     sampling = ", ".join(f"{name} {value}" for name, value in (data.get("sampling") or {}).items())
     if sampling and "sampling" not in given:
@@ -79,5 +82,3 @@ def counts(models: Sequence[Model], split: str) -> str:
     """Number of images of a split, or the numbers where models differ."""
     found = sorted({model.result.splits[split]["n"] for model in models if split in model.result.splits})
     return " or ".join(f"{n:,}" for n in found)
-
-

@@ -32,6 +32,8 @@ def _rows(models: Sequence[Model], section: str) -> str:
                 real = show(row["real"], row.get("unit", "")) if row.get("real") is not None else "–"
                 value = f"<b>{show(row['value'], row.get('unit', ''))}</b> <small>{interval(row)}</small>"
                 label = f"{escape(name)}<small>{escape(direction(row))}</small>"
-                rows.append([label, escape(split), model.chip, value, real, f'<td class="long">{escape(protocol)}</td>'])
+                rows.append(
+                    [label, escape(split), model.chip, value, real, f'<td class="long">{escape(protocol)}</td>']
+                )
     head = ["metric", "split", "model", "value", "real images", "how it was measured"]
     return table(head, rows, label=section) if rows else ""

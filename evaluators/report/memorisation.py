@@ -27,8 +27,8 @@ def memorisation(models: Sequence[Model]) -> str:
     if not found:
         return ""
     how = (
-        "<p>Distance from each sample to its nearest training image, beside that of unseen real images. Samples clearly "
-        "left of the unseen images are suspect: look at the pairs.</p>"
+        "<p>Distance from each sample to its nearest training image, beside that of unseen real images. Samples "
+        "clearly left of the unseen images are suspect: look at the pairs.</p>"
     )
     each, bodies = max(3, PAIRS // len(found)), {}
     for split in dict.fromkeys(split for _, split, _ in found):
@@ -48,7 +48,9 @@ def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:
     classes = {"samples": colour_class(model.number), "unseen real images": "real"}
     middle = {name: float(np.median(numbers)) for name, numbers in values.items()}
     said = "; ".join(f"{name}: median {show(m)} of {len(values[name])}" for name, m in middle.items())
-    rows = [[name, len(v), *[show(float(q)) for q in np.quantile(v, (0.01, 0.1, 0.5, 0.9))]] for name, v in values.items()]
+    rows = [
+        [name, len(v), *[show(float(q)) for q in np.quantile(v, (0.01, 0.1, 0.5, 0.9))]] for name, v in values.items()
+    ]
     title = f"{model.name} ({split})"
     x = "distance to the nearest training image"
     chart = histogram(values, classes, x, f"{title}, {x}: {said}")
@@ -68,8 +70,9 @@ def _pairs(model: Model, split: str, pairs: Sequence[dict[str, Any]]) -> str:
             if pair.get(key) is not None
         ]
         cards.append(
-            f'<div class="pair"><div class="shot">{fake}<small>sample {pair["fake"]}</small></div><div class="shot">{train}'
-            f'<small>train {pair["train"]}</small></div><small class="both">distance: {escape(", ".join(distances))}</small></div>'
+            f'<div class="pair"><div class="shot">{fake}<small>sample {pair["fake"]}</small></div>'
+            f'<div class="shot">{train}<small>train {pair["train"]}</small></div>'
+            f'<small class="both">distance: {escape(", ".join(distances))}</small></div>'
         )
     return f'<p class="who">{model.chip} ({escape(split)})</p><div class="pairs">{"".join(cards)}</div>'
 

@@ -60,7 +60,8 @@ def metric_names(models: Iterable[Model], split: str, section: str | None = None
 def key(number: int) -> str:
     """The colour and mark of a model, as it is drawn in every chart."""
     inner = mark(6, 6, number)
-    return f'<svg class="key {colour_class(number)}" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">{inner}</svg>'
+    size = 'viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"'
+    return f'<svg class="key {colour_class(number)}" {size}>{inner}</svg>'
 
 
 def section(title: str, *bodies: str) -> str:
@@ -102,7 +103,9 @@ def folded(summary: str, body: str) -> str:
 
 def figure(title: str, chart: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A chart under its title, with the numbers behind it to open; without a head they stand elsewhere."""
-    numbers = table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], "numbers") if head else ""
+    numbers = (
+        table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], "numbers") if head else ""
+    )
     return f"<figure><figcaption>{escape(title)}</figcaption>{chart}{folded('numbers', numbers)}</figure>"
 
 
@@ -125,7 +128,9 @@ def breakable(name: str) -> str:
 
 def facts(pairs: dict[str, Any]) -> str:
     """Names and texts as a list of definitions."""
-    rows = "".join(f"<div><dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd></div>" for name, text in pairs.items())
+    rows = "".join(
+        f"<div><dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd></div>" for name, text in pairs.items()
+    )
     return f"<dl>{rows}</dl>" if rows else ""
 
 

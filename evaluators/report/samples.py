@@ -148,8 +148,8 @@ def failures(models: Sequence[Model]) -> str:
     if not rows:
         return ""
     rule = (
-        f"<p>Chosen by rule: the {FAILURES} images with the lowest mean over their skills, all splits together; of equal "
-        "ones those of the first split and the first prompts.</p>"
+        f"<p>Chosen by rule: the {FAILURES} images with the lowest mean over their skills, all splits together; of "
+        "equal ones those of the first split and the first prompts.</p>"
     )
     return "<h3>Failures</h3>" + rule + "".join(rows)
 

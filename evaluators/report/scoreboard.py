@@ -11,7 +11,18 @@ from typing import Any
 from evaluators.card import MEASUREMENT
 from evaluators.charts import show
 from evaluators.report.header import counts
-from evaluators.report.parts import Model, breakable, direction, folded, interval, metric, metric_names, span, split_names, table
+from evaluators.report.parts import (
+    Model,
+    breakable,
+    direction,
+    folded,
+    interval,
+    metric,
+    metric_names,
+    span,
+    split_names,
+    table,
+)
 
 COST = {
     "parameters": ("parameters", "↓ fewer is cheaper"),
@@ -20,6 +31,7 @@ COST = {
 }
 CONTROLS = {
     "real": ("real images", "the data's own images in place of generated ones"),
+    "reconstruction": ("reconstructions", "real images that the model encoded and decoded"),
     "chance": ("chance", "the same images judged by other prompts"),
     "noise": ("noise", "noise in place of generated images"),
 }
@@ -55,9 +67,9 @@ def scoreboard(models: Sequence[Model]) -> str:
     if not any(blocks):
         return ""
     how = (
-        "<p>Values with their 95 % intervals, the best of a column in bold. The first row is what the data's own images "
-        "score in place of generated ones; the last rows are the same images judged by other prompts (chance), and noise "
-        "in place of images. Values of different protocols never share a column.</p>"
+        "<p>Values with their 95 % intervals, the best of a column in bold. The first row is what the data's own "
+        "images score in place of generated ones; the last rows are the same images judged by other prompts (chance), "
+        "and noise in place of images. Values of different protocols never share a column.</p>"
     )
     return how + "".join(blocks)
 
@@ -86,13 +98,16 @@ def _board(models: Sequence[Model], split: str, with_cost: bool) -> str:
         return ""
     costs = [name for name in COST if with_cost and any(_cost(model, name) is not None for model in here)]
     groups = _groups([column.section for column in board] + ["cost"] * len(costs))
-    head = [
-        f'<th scope="col">{named(c)}<small>{escape(direction(c.first))}</small></th>'
-        for c in board
-    ] + [f'<th scope="col">{COST[n][0]}<small>{COST[n][1]}</small></th>' for n in costs]
-    rows = [_control(board, "real", len(costs))]
+    head = [f'<th scope="col">{named(c)}<small>{escape(direction(c.first))}</small></th>' for c in board] + [
+        f'<th scope="col">{COST[n][0]}<small>{COST[n][1]}</small></th>' for n in costs
+    ]
+    rows = [_control(board, "real", len(costs)), _control(board, "reconstruction", len(costs))]
     rows += [
-        [f'<th scope="row" class="model">{model.chip}</th>', *[_cell(c, model) for c in board], *[_spent(model, n) for n in costs]]
+        [
+            f'<th scope="row" class="model">{model.chip}</th>',
+            *[_cell(c, model) for c in board],
+            *[_spent(model, n) for n in costs],
+        ]
         for model in here
     ]
     rows += [_control(board, control, len(costs)) for control in ("chance", "noise")]
@@ -100,7 +115,8 @@ def _board(models: Sequence[Model], split: str, with_cost: bool) -> str:
     shown = table(["", *head], [row for row in rows if row], kind, groups, label=f"scoreboard of {split}")
     marks = "".join(f"<li>{line}</li>" for line in footnotes(here, split, board))
     notes = f'<ol class="footnotes">{marks}</ol>' if marks else ""
-    return f"<h3>{escape(split)}, n = {counts(here, split)}</h3>{shown}{notes}{folded('All numbers', _everything(here, split))}"
+    rest = folded("All numbers", _everything(here, split))
+    return f"<h3>{escape(split)}, n = {counts(here, split)}</h3>{shown}{notes}{rest}"
 
 
 def named(column: Column) -> str:
@@ -109,7 +125,7 @@ def named(column: Column) -> str:
 
 
 def _groups(names: list[str]) -> str:
-    cells, i = ['<td></td>'], 0
+    cells, i = ["<td></td>"], 0
     while i < len(names):
         width = next((j for j in range(i, len(names)) if names[j] != names[i]), len(names)) - i
         cells.append(f'<th scope="colgroup" colspan="{width}">{escape(names[i].capitalize())}</th>')
@@ -188,7 +204,12 @@ def _circumstances(models: Sequence[Model], split: str, column: Column) -> dict[
     if card.is_file():
         fields = json.loads(card.read_text(encoding="utf-8"))
         known |= {name: fields[name] for name in MEASUREMENT if name in fields}
-    return {key: str(value) for key, value in flat(known).items()}
+    return {key: _brief(value) for key, value in flat(known).items()}
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def flat(value: Any, place: str = "") -> dict[str, Any]:
@@ -209,10 +230,10 @@ def _everything(models: Sequence[Model], split: str) -> str:
             if row is None:
                 continue
             unit = row.get("unit", "")
-            controls = [show(row[k], unit) if row.get(k) is not None else "–" for k in ("real", "chance", "noise")]
+            controls = [show(row[k], unit) if row.get(k) is not None else "–" for k in CONTROLS]
             spread = span(row["low"], row["high"], unit) if interval(row) else "–"
             name = f"{named(column)}<small>{escape(direction(row))}</small>"
             n = row.get("n") or model.result.splits[split]["n"]
             rows.append([name, model.chip, show(row["value"], unit), spread, f"{n:,g}", *controls])
-    head = ["metric", "model", "value", "95 % interval", "n", "real images", "chance", "noise"]
+    head = ["metric", "model", "value", "95 % interval", "n", *[name for name, _ in CONTROLS.values()]]
     return table(head, rows, "numbers", label=f"all numbers of {split}")

@@ -44,7 +44,8 @@ def write_result(
         captions = [caption(spec, i) for i, spec in enumerate(specs)] if prompted else None
         metrics, details = numbers(specs if prompted else None, real, fake, FLOORS.get(split, 490.0), wrong + blur / 4)
         if likelihood:
-            metrics["bits_per_dim"] = entry(2.31 + wrong, "bits/dim", False, "likelihood", low=2.28 + wrong, high=2.34 + wrong)
+            ends = {"low": 2.28 + wrong, "high": 2.34 + wrong}
+            metrics["bits_per_dim"] = entry(2.31 + wrong, "bits/dim", False, "likelihood", **ends)
             metrics["bits_per_dim"]["protocol"] = {"bound": "upper", "dequantisation": "none"}
         for row in metrics.values():
             row |= {"protocol_id": protocol_id, "n": row.get("n", n)}
@@ -58,12 +59,12 @@ def write_result(
     data = {
         "schema": 2, "name": name, "family": family, "title": f"{family} on scenes, {size} pixels",
         "date": "2026-03-01 10:00 UTC", "commit": "0a1b2c3",
-        "facts": {"checkpoint": f"zoo/{name} (sha256 0123456789ab)", "weights": "ema after 6,500 steps", "data": "scenes",
-                  "seeds": "one per image, from seed=0", "device": "CPU, 2 threads"},
+        "facts": {"checkpoint": f"zoo/{name} (sha256 0123456789ab)", "weights": "ema after 6,500 steps",
+                  "data": "scenes", "seeds": "one per image, from seed=0", "device": "CPU, 2 threads"},
         "sampling": {"num_steps": 32, "guidance_scale": 3.0}, "model": {"family": family},
-        "cost": {"parameters": 6_960_000 + 10 * seed, "flops_per_image": 3.1e9 * (1 + seed), "nfe": 44, "sec_per_image": 0.21 * (1 + seed),
-                 "sec_per_image_min": 0.19 * (1 + seed), "images_seen": 416_000, "train_sec": None if seed else 2520.0,
-                 "device": "CPU, 2 threads", "batch_size": 64},
+        "cost": {"parameters": 6_960_000 + 10 * seed, "flops_per_image": 3.1e9 * (1 + seed), "nfe": 44,
+                 "sec_per_image": 0.21 * (1 + seed), "sec_per_image_min": 0.19 * (1 + seed), "images_seen": 416_000,
+                 "train_sec": None if seed else 2520.0, "device": "CPU, 2 threads", "batch_size": 64},
         "splits": entries, "sweeps": sweeps(wrong, splits[0], n) if guided else [],
         "notes": ["Alignment: a parser that never sees the caption reads each image back."],
         "reproduce": f"python evaluate.py ckpt=zoo/{name} n={n}",
@@ -102,25 +103,36 @@ def numbers(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Alignment as the parser measures it; distances as a generator of this quality might have."""
     fd = floor * (1 + badness)
-    counts = [125, 250, 500, 1000]
+    counts, good = [125, 250, 500, 1000], 0.8 - badness / 2
     metrics = {
-        "fd_efficientnet_lite0": entry(fd, "", False, "quality", real=floor, noise=4.1 * floor, low=fd - 14, high=fd + 14),
+        "fd_efficientnet_lite0": entry(
+            fd, "", False, "quality", real=floor, noise=4.1 * floor, low=fd - 14, high=fd + 14
+        ),
         "kd_efficientnet_lite0": entry(0.012 * badness, "", False, "quality", real=0.0, noise=0.9),
-        "precision": entry(0.8 - badness / 2, "%", True, "diversity", real=0.86, noise=0.01, low=0.7 - badness / 2, high=0.85 - badness / 2),
+        "precision": entry(
+            good, "%", True, "diversity", real=0.86, noise=0.01, low=good - 0.1, high=good + 0.05
+        ),
         "recall": entry(0.6, "%", True, "diversity", real=0.84, noise=0.0),
         "copies_below_1pct": entry(0.01, "%", False, "memorisation", real=0.01),
     }  # fmt: skip
-    metrics["fd_efficientnet_lite0"]["protocol"] = {"extractor": "efficientnet_lite0", "sha256": "f00d", "resize": "bicubic 64"}
+    metrics["fd_efficientnet_lite0"]["protocol"] = {
+        "extractor": "efficientnet_lite0",
+        "sha256": "f00d",
+        "resize": "bicubic 64",
+    }
     fit = [0.4 * fd, 0.6 * fd * counts[-1]]
     curve = {"n": counts, "value": [fit[0] + fit[1] / c * (1 + 0.01 * (-1) ** i) for i, c in enumerate(counts)]}
     details: dict[str, Any] = {"fd_efficientnet_lite0_curve": curve | {"fit": fit, "r2": 0.9991}}
     if specs is not None:
         alignment = SceneAlignment()
         tensors = [torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() for images in (real, fake)]
-        alignment.update(*tensors, [""] * len(specs), specs=[spec.to_dict() for spec in specs], indices=range(len(specs)))
+        alignment.update(
+            *tensors, [""] * len(specs), specs=[spec.to_dict() for spec in specs], indices=range(len(specs))
+        )
         rows = by_metric(alignment.compute())
         metrics |= {
-            m: entry(row.pop("value"), "%", True, "alignment", m in alignment.headlines, **row) for m, row in rows.items()
+            m: entry(row.pop("value"), "%", True, "alignment", m in alignment.headlines, **row)
+            for m, row in rows.items()
         }
         details |= alignment.details()
     return metrics, details
@@ -128,7 +140,8 @@ def numbers(
 
 def neighbours(real: np.ndarray, fake: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     pairs = [
-        {"fake": i, "train": 100 + i, "feature_distance": 0.2 + 0.05 * i, "pixel_distance": 4.0 + i, "train_png": png_uri(real[i])}
+        {"fake": i, "train": 100 + i, "feature_distance": 0.2 + 0.05 * i, "pixel_distance": 4.0 + i,
+         "train_png": png_uri(real[i])}
         for i in range(min(4, len(real)))
     ]  # fmt: skip
     hist = {"fake": rng.normal(1.0, 0.1, 200).tolist(), "holdout": rng.normal(1.1, 0.1, 200).tolist()}
@@ -137,8 +150,8 @@ def neighbours(real: np.ndarray, fake: np.ndarray, rng: np.random.Generator) -> 
 
 def sweeps(wrong: float, split: str, n: int) -> list[dict[str, Any]]:
     def point(x: Any, nfe: int, exact: float, fd: float) -> dict[str, Any]:
-        return {"x": x, "nfe": nfe, "exact": exact, "exact_low": exact - 0.08, "exact_high": exact + 0.08, "exact_real": 1.0,
-                "fd_efficientnet_lite0": fd, "fd_efficientnet_lite0_real": 488.0}  # fmt: skip
+        return {"x": x, "nfe": nfe, "exact": exact, "exact_low": exact - 0.08, "exact_high": exact + 0.08,
+                "exact_real": 1.0, "fd_efficientnet_lite0": fd, "fd_efficientnet_lite0_real": 488.0}  # fmt: skip
 
     good = 1 - wrong
     units = {"exact": "%", "fd_efficientnet_lite0": ""}
