@@ -148,7 +148,10 @@ def _collect(found: Measured, evaluator: Evaluator, prompts: PromptSet) -> None:
     rows = by_metric(evaluator.compute())
     n = len(_answerable(evaluator, prompts, range(len(prompts))))
     protocol = evaluator.protocol() | prompts.identity(evaluator.needs) | {"images": n}
+    unpaired = not prompts.paired and evaluator.needs & set(PER_IMAGE)
     for metric, row in rows.items():
+        if unpaired:
+            row.pop("real", None)
         card = Card(metric, row["value"], prompts.split, n, n, "", "", None, protocol)
         found.metrics[metric] = row | {
             "unit": _of(evaluator.unit, metric, ""),

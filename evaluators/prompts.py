@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,18 +22,19 @@ class PromptSet:
     """n prompts with their real images, and what else evaluators may ask for; None is what the data does not have.
 
     Args:
-        captions, specs, labels: n entries; a caption or spec may be None where only some images have one.
+        captions, specs, labels: n entries, None where an image has none though others have one.
         real: uint8 (n, C, H, W), the data's own images for these prompts.
         reference: uint8 (n, C, H, W), n more real images, which share none with `real`.
         train, holdout: uint8, images that were trained on, and real ones that were not; None for data drawn afresh.
         reconstruction: uint8 (n, C, H, W), `real` through the model and back.
         likelihood: per-image columns (n,) in nats, of the model on `real`.
+        paired: False where `real` shows other things than the prompts say: then it is no control of what needs them.
     """
 
     split: str
     captions: list[str | None] | None
     specs: list[dict[str, Any] | None] | None
-    labels: list[int] | None
+    labels: list[int | None] | None
     real: Tensor
     reference: Tensor | None
     reference_split: str | None
@@ -42,6 +43,7 @@ class PromptSet:
     holdout_split: str | None = None
     reconstruction: Tensor | None = None
     likelihood: dict[str, Tensor] | None = None
+    paired: bool = True
 
     def __len__(self) -> int:
         return len(self.real)
@@ -58,13 +60,19 @@ class PromptSet:
         for name in ("captions", "specs", "labels"):
             if name in needs and (values := getattr(self, name)) is not None:
                 found[name] = digest(values)
-        if "reference" in needs:
-            found["reference_split"] = self.reference_split
-        if "train" in needs and self.train is not None:
-            found |= {"n_train": len(self.train)}
-        if "holdout" in needs and self.holdout is not None:
-            found |= {"n_holdout": len(self.holdout), "holdout_split": self.holdout_split}
         return found
+
+    def select(self, rows: Sequence[int]) -> PromptSet:
+        """Only these prompts, with as many reference images; what a model said of them is left out."""
+        columns = {name: getattr(self, name) for name in ("captions", "specs", "labels")}
+        return replace(
+            self,
+            **{name: values and [values[i] for i in rows] for name, values in columns.items()},
+            real=self.real[list(rows)],
+            reference=None if self.reference is None else self.reference[: len(rows)],
+            reconstruction=None,
+            likelihood=None,
+        )
 
 
 def pixels_digest(image_u8: Tensor) -> str:

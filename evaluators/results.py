@@ -112,6 +112,9 @@ def _split(out: Path, split: SplitResult) -> dict[str, Any]:
         "samples": os.path.relpath(split.samples, out),
         "real": os.path.relpath(real, out),
         **{name: getattr(prompts, name) for name in ("captions", "labels")},
+        "reference_split": prompts.reference_split,
+        "holdout_split": prompts.holdout_split,
+        "n_train": None if prompts.train is None else len(prompts.train),
         "seeds": split.seeds,
         **vars(split.measured),
     }

@@ -24,7 +24,7 @@ from runtime.evaluation.sweeps import setting
 ASKED = ("ckpt", "images", "compare")
 # Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
 ONLY_WITH = {
-    "ckpt": ("splits", "guidance_scale", "num_steps", "sampler", "sweep"),
+    "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep"),
     "images": ("reference", "prompts", "allow_lossy"),
 }
 
