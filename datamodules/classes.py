@@ -99,6 +99,7 @@ class ClassDataModule(ImageDataModule):
         root: folder looked into first, and downloaded to.
         image_size: None is the data's own, 28 or 32.
         channels: None is the data's own; 3 repeats the grey value of digits and garments.
+        num_classes: of the data, written in conf for models to refer to; another number is refused.
         num_val: training images held out for validation.
         data_seed: chooses them, and fixes binarisation where it is fixed.
         random_flip: mirror half of the training images.
@@ -115,6 +116,7 @@ class ClassDataModule(ImageDataModule):
         root: str,
         image_size: int | None = None,
         channels: int | None = None,
+        num_classes: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         num_val: int = 5000,
@@ -137,6 +139,8 @@ class ClassDataModule(ImageDataModule):
         )
         if channels not in (form.channels, 3):
             raise ValueError(f"data.channels={channels}: {name} has {form.channels}" + " or 3" * (form.channels == 1))
+        if num_classes not in (None, form.num_classes):
+            raise ValueError(f"data.num_classes={num_classes}: {name} has {form.num_classes}")
         if binarize not in BINARIZE:
             raise ValueError(f"data.binarize={binarize!r}: choose one of {', '.join(BINARIZE)}")
         if binarize != "none" and form.channels == 3:

@@ -180,6 +180,7 @@ def test_fingerprint_tells_data_apart(root: Path, tmp_path: Path) -> None:
         ({"name": "mnist2"}, "choose one of mnist, fashion_mnist"),
         ({"channels": 2}, "data.channels=2: mnist has 1 or 3"),
         ({"name": "cifar10", "channels": 1}, "data.channels=1: cifar10 has 3$"),
+        ({"num_classes": 100}, "data.num_classes=100: mnist has 10"),
         ({"binarize": "yes"}, "choose one of none, dynamic"),
         ({"name": "cifar10", "binarize": "dynamic"}, "has colours"),
         ({"caption_template": "a photo"}, "has no {}"),
