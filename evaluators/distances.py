@@ -63,7 +63,7 @@ class FeatureEvaluator(Evaluator):
         check_n(self.headlines[0], len(self.rows), self.least, self.why)
         judge = self.against(self.rows.column("reference") if "reference" in self.needs else None)
         values = judge(self.rows.column("fake"))
-        n = {f"{name}_n": float(len(self.rows)) for name in values if not name.endswith(("_low", "_high"))}
+        n = {f"{name}_n": len(self.rows) for name in values if not name.endswith(("_low", "_high"))}
         for control in ("real", "noise") if self.controls else ():
             found = judge(self.rows.column(control))
             values |= {f"{name}_{control}": v for name, v in found.items() if not name.endswith(("_low", "_high"))}
