@@ -57,14 +57,18 @@ class Classifier(FeatureExtractor):
         return f"none ({height}, {width})"
 
     def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
-        return net.net.features(self._ranged(net, image_u8))  # (B, D); net is the frozen wrapper
+        return self._outputs(net, image_u8)["features"]  # (B, D)
 
     def _outputs(self, net: nn.Module, image_u8: Tensor) -> dict[str, Tensor]:
-        return {"features": self._features(net, image_u8), "logits": net.net.logits(self._ranged(net, image_u8))}
+        module, image = net.net, self._ranged(net.net, image_u8)  # net is the frozen wrapper
+        try:
+            return {"features": module.features(image), "logits": module.logits(image)}
+        except ValueError as error:  # another size than it was trained on
+            raise NotComputed(str(error)) from None
 
     @staticmethod
-    def _ranged(net: nn.Module, image_u8: Tensor) -> Tensor:
-        if getattr(net.net, "channels", 3) == 1:
+    def _ranged(module: nn.Module, image_u8: Tensor) -> Tensor:
+        if getattr(module, "channels", 3) == 1:
             if not torch.equal(image_u8[:, :1].expand_as(image_u8), image_u8):
                 raise NotComputed("the classifier was trained on grey images, and these have colours")
             image_u8 = image_u8[:, :1]
