@@ -48,6 +48,27 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.real)
 
+    def asked(self, conditioning: str) -> PromptSet:
+        """The prompts as far as a family can be asked: without text, nothing can be judged against a caption.
+
+        Args:
+            conditioning: what the family draws from: text, label or none.
+        Raises:
+            ValueError: it needs captions or labels that the data does not have.
+        """
+        needed = {"text": "captions", "label": "labels"}.get(conditioning)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"the model draws from {needed}, and split {self.split} of its data has none")
+        if conditioning == "text":
+            return self
+        return replace(self, captions=None, specs=None, labels=self.labels if conditioning == "label" else None)
+
+    def conditions(self, indices: Sequence[int]) -> Any:
+        """What sample() is asked for: captions, else labels, else a number of images."""
+        if self.captions is not None:
+            return [self.captions[i] for i in indices]
+        return [self.labels[i] for i in indices] if self.labels is not None else len(indices)
+
     def identity(self, needs: Iterable[str] = ()) -> dict[str, Any]:
         """Digests of what a number rests on: the real images always, and of the other sets those it needs.
 

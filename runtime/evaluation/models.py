@@ -23,7 +23,7 @@ from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.config import REPO
 from runtime.evaluation.processes import device_name, device_of
-from runtime.evaluation.sampling import Sampler, asked, configured, precision, sampling_options, seeds, shown
+from runtime.evaluation.sampling import Sampler, configured, precision, sampling_options, seeds, shown
 from runtime.evaluation.sweeps import run_sweeps
 
 SCENE_SPLITS = ("iid", "combo", "word")
@@ -65,7 +65,7 @@ def evaluate_checkpoint(
     splits: dict[str, SplitResult] = {}
     costs, timing = [], []
     for split in cfg.splits or default_splits(data):
-        prompts = asked(load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images), module.conditioning)
+        prompts = load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images).asked(module.conditioning)
         prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks)
         if len(prompts) < ranks.world:
             raise ValueError(f"n={len(prompts)} is fewer than the {ranks.world} processes: start fewer, or raise n")

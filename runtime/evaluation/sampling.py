@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ class Sampler:
     def _sample(self, prompts: PromptSet, indices: Sequence[int], plain: dict[str, Any]) -> torch.Tensor:
         options = plain | ({"sampler": instantiate(plain["sampler"])} if "sampler" in plain else {})
         return self.module.sample(
-            conditions(prompts, indices), seeds=seeds(self.cfg.seed, prompts.split, indices), **options
+            prompts.conditions(indices), seeds=seeds(self.cfg.seed, prompts.split, indices), **options
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -97,28 +96,6 @@ def precision(choice: str, config: DictConfig, device: str) -> str:
     trained = trainer and (trainer.get("precision") or "bf16-mixed")  # null trains in bf16 wherever that is quick
     quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_has_bf16()
     return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"
-
-
-def asked(prompts: PromptSet, conditioning: str) -> PromptSet:
-    """The prompts as far as the family can be asked: without text, nothing can be judged against a caption.
-
-    Raises:
-        ValueError: the family needs captions or labels that the data does not have.
-    """
-    if conditioning == "text":
-        if prompts.captions is None:
-            raise ValueError(f"the model draws from captions, and split {prompts.split} of its data has none")
-        return prompts
-    if conditioning == "label" and prompts.labels is None:
-        raise ValueError(f"the model draws from labels, and split {prompts.split} of its data has none")
-    return replace(prompts, captions=None, specs=None, labels=prompts.labels if conditioning == "label" else None)
-
-
-def conditions(prompts: PromptSet, indices: Sequence[int]) -> Any:
-    """Captions, else labels, else a number of images."""
-    if prompts.captions is not None:
-        return [prompts.captions[i] for i in indices]
-    return [prompts.labels[i] for i in indices] if prompts.labels is not None else len(indices)
 
 
 def seeds(seed: int, split: str, indices: Sequence[int]) -> list[int]:
