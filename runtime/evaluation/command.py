@@ -18,7 +18,7 @@ from runtime.evaluation.compare import compare
 from runtime.evaluation.folders import evaluate_folder
 from runtime.evaluation.models import evaluate_checkpoint
 from runtime.evaluation.processes import processes
-from runtime.evaluation.sampling import OPTIONS
+from runtime.evaluation.sampling import OPTIONS, check_precision
 from runtime.evaluation.sweeps import setting
 
 ASKED = ("ckpt", "images", "compare")
@@ -39,7 +39,7 @@ def run(overrides: Sequence[str]) -> tuple[DictConfig, list[Result]]:
     check(cfg)
     out = default_out(cfg)
     if cfg.compare is not None:
-        results = compare([str(place) for place in cfg.compare], out)
+        results = compare([str(place) for place in cfg.compare])
         print(f"{write_report(out, results)}")
         return cfg, results
     evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items() if node is not None}
@@ -68,7 +68,7 @@ def measured(
         page = write_report(result.folder, [result])
         print(f"\n{result.name}\n{table(result.data)}\n\n{page}")
     if len(results) > 1:
-        print(write_report(out, compare([str(result.folder) for result in results], out)))
+        print(write_report(out, compare([str(result.folder) for result in results])))
     return results
 
 
@@ -86,6 +86,7 @@ def check(cfg: DictConfig) -> None:
     for name, least in (("n", 1), ("batch_size", 1), ("train_images", 1)):
         if not (name == "n" and cfg.n is None) and (not isinstance(cfg[name], int) or cfg[name] < least):
             raise ValueError(f"{name} must be a whole number of at least {least}, got {cfg[name]!r}")
+    check_precision(str(cfg.precision))
     examples = {"guidance_scale": "1,2,4", "num_steps": "8,16,32", "sampler": "ddim,heun"}
     lists = [("splits", cfg.splits, "iid,word"), ("compare", cfg.compare, "OUT1,OUT2")]
     lists += [(f"sweep.{name}", cfg.sweep[name], examples[name]) for name in OPTIONS]

@@ -12,7 +12,7 @@ from typing import Any
 from evaluators.report import Result
 
 
-def compare(places: Sequence[str], out: Path) -> list[Result]:
+def compare(places: Sequence[str]) -> list[Result]:
     """The evaluations in some folders under different names, the first with notes on what differs between them.
 
     Args:

@@ -113,7 +113,10 @@ def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list
     """Images as answers to a run's data: the file of number i belongs to prompt i of the split."""
     if cfg.prompts is not None:
         raise ValueError(f"prompts={cfg.prompts} beside reference={cfg.reference}: the run's data has prompts of its own")
-    _, config, _ = load_module(cfg.reference)
+    try:
+        _, config, _ = load_module(cfg.reference)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")) from None
     data = instantiate_untrusted(config.data)
     data.setup("test")
     splits = list(cfg.splits or default_splits(data))[: None if cfg.splits else 1]

@@ -84,18 +84,19 @@ class Sampler:
 
 
 def precision(choice: str, config: DictConfig, device: str) -> str:
-    """`bf16` or `float32`: the choice, or for `auto` as the model was trained where this machine computes in bfloat16.
-
-    Raises: ValueError for another choice.
-    """
-    if choice not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision={choice}: choose auto, float32 or bf16")
+    """`bf16` or `float32`: the choice, or for `auto` as the model was trained where this machine computes in bfloat16."""
     if choice != "auto":
         return choice
     trainer = config.get("trainer")
     trained = trainer and (trainer.get("precision") or "bf16-mixed")  # null trains in bf16 wherever that is quick
     quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_has_bf16()
     return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"
+
+
+def check_precision(choice: str) -> None:
+    """Raises ValueError for what is no choice of precision."""
+    if choice not in ("auto", "float32", "bf16"):
+        raise ValueError(f"precision={choice}: choose auto, float32 or bf16")
 
 
 def seeds(seed: int, split: str, indices: Sequence[int]) -> list[int]:
