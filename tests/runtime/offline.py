@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,15 +46,17 @@ class Run:
         return [dict(zip(content["columns"], row)) for row in content["data"]]
 
 
-def read_offline(folder: Path) -> Run:
-    """The only offline run under `folder`/wandb."""
+def read_offline(folder: Path, patience_sec: float = 30.0) -> Run:
+    """The only offline run under `folder`/wandb; W&B writes its last records after it says that the run is finished."""
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    run = Run(path.parent / "files")
-    for content in records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    run, end, found = Run(path.parent / "files"), time.monotonic() + patience_sec, []
+    while not found or found[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < end, f"{path} has no end"
+        time.sleep(0.05)
+        found = [wandb_internal_pb2.Record.FromString(content) for content in records(path.read_bytes())]
+    for record in found:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.project, run.name = record.run.project, record.run.display_name
@@ -64,9 +67,8 @@ def read_offline(folder: Path) -> Run:
         elif kind == "history":
             run.rows.append(_row(record.history.item))
         elif kind == "artifact":
-            run.artifacts[record.artifact.name] = {
-                entry.path: Path(entry.local_path) for entry in record.artifact.manifest.contents
-            }
+            contents = record.artifact.manifest.contents
+            run.artifacts[record.artifact.name] = {entry.path: Path(entry.local_path) for entry in contents}
     return run
 
 
@@ -96,6 +98,8 @@ def records(content: bytes) -> list[bytes]:
             continue
         checksum, length, kind = struct.unpack("<IHB", content[at : at + HEADER])
         chunk = content[at + HEADER : at + HEADER + length]
+        if len(chunk) < length:  # not written to its end yet
+            break
         assert zlib.crc32(bytes([kind]) + chunk) & 0xFFFFFFFF == checksum
         parts.append(chunk)
         if kind in (1, 4):  # whole, or the last part
