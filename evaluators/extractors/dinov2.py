@@ -85,4 +85,4 @@ class DINOv2(FeatureExtractor):
 
     def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
         x = resized(image_u8, self.SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        return net.forward_head(net.forward_features(x), pre_logits=True)  # (B, D), the class token
+        return net(x)  # (B, D), the class token
