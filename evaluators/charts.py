@@ -1,7 +1,7 @@
 """Small inline pictures for the report: SVG charts and PNG data URIs, without any script.
 
-Colours come from the page, in a tone for light and one for dark: the classes `c0` … `c6` are the models, `real`, `chance`
-and `reconstruction` the controls. Every model has a mark of its own as well, for eyes that do not tell colours.
+Colours come from the page, in a tone for light and one for dark: the classes `c0` to `c6` are the models, `real`,
+`chance` and `reconstruction` the controls. Every model has a mark of its own as well, for eyes that do not tell colours.
 """
 
 from __future__ import annotations

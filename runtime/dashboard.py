@@ -1,7 +1,7 @@
 """A W&B workspace for evaluations, as code: python -m runtime.dashboard ENTITY/PROJECT [EVALUATION …] [--print]
 
-Every family logs the same keys, so one dashboard compares all runs of a project. The folders of finished evaluations say
-which splits and metrics there are; without any, those of captioned scenes are taken. `--print` shows what would be
+Every family logs the same keys, so one dashboard compares all runs of a project. The folders of finished evaluations
+say which splits and metrics there are; without any, those of captioned scenes are taken. `--print` shows what would be
 created and needs neither a login nor the network.
 """
 

@@ -234,7 +234,7 @@ def _examples(block: Block) -> str:
     prompts = asked(block.lead, split)
     rows = []
     for index in dict.fromkeys([*right, *wrong]):
-        prompt = describe(prompts[index]) if prompts else "no prompt"
+        prompt = describe(prompts[index] if prompts else None)
         rows.append([escape(prompt), *[_judged(model, split, index, prompt) for model in models]])
     return table(["caption", *[model.chip for model in models]], rows, "verdicts", label=f"verdicts on {split}")
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from evaluators.report.parts import Model, facts, folded, table
 
+OPEN = 6  # reasons, and models with their circumstances, that need no opening
+
 
 def title(models: Sequence[Model]) -> str:
     """The one model's title, or the number of models compared."""
@@ -22,12 +24,21 @@ def header(models: Sequence[Model]) -> str:
     missing = missing_lines(models)
     lights = f'<p class="lights"><span class="on">● {len(computed)} metrics computed</span>'
     lights += f'<span class="off">▲ {len(missing)} not computed</span></p>' if missing else "</p>"
-    lines = "".join(
-        f"<li><b>{escape(m)}</b>{escape(where)}: not computed: {escape(why)}</li>" for m, where, why in missing
-    )
-    absent = f'<ul class="absent">{lines}</ul>' if lines else ""
+    joined: dict[tuple[str, str], list[str]] = {}
+    for name, where, why in missing:
+        joined.setdefault((where, why), []).append(name)
+    lines = [
+        f"<li><b>{escape(', '.join(names))}</b>{escape(where)}: not computed: {escape(why)}</li>"
+        for (where, why), names in joined.items()
+    ]
+    rest = folded(f"{len(lines) - OPEN} more reasons", _reasons(lines[OPEN:])) if len(lines) > OPEN else ""
+    absent = _reasons(lines[:OPEN]) + rest if lines else ""
     about = facts(told(models[0])) if len(models) == 1 else _compared(models)
     return f"<header><h1>{escape(title(models))}</h1>{about}{lights}{absent}</header>"
+
+
+def _reasons(lines: Sequence[str]) -> str:
+    return f'<ul class="absent">{"".join(lines)}</ul>'
 
 
 def told(model: Model) -> dict[str, Any]:
@@ -51,7 +62,9 @@ def _compared(models: Sequence[Model]) -> str:
     rest = [name for name in names if name not in shared]
     rows = [[escape(name), *[escape(str(one.get(name, "–"))) for one in each]] for name in rest]
     different = table(["", *[model.chip for model in models]], rows, "facts", label="what differs between the models")
-    return facts(shared) + (folded("What differs between the models", different) if rows else "")
+    if len(models) > OPEN:
+        different = folded("What differs between the models", different)
+    return facts(shared) + (different if rows else "")
 
 
 def missing_lines(models: Sequence[Model]) -> list[tuple[str, str, str]]:

@@ -44,18 +44,20 @@ def blocks(models: Sequence[Model]) -> list[Block]:
     found: list[Block] = []
     for split in split_names(models):
         here = [model for model in models if split in model.result.splits and has_pictures(model, split)]
-        by_prompts: dict[str, list[Model]] = {}
-        for model in here:
-            prompts = asked(model, split)
-            folder = model.result.real_folder(split)
-            data = folder.name if folder else ""
-            if prompts is None:
-                same = next((k for k, group in by_prompts.items() if k.startswith(f"{data}|")), f"{data}|")
-                by_prompts.setdefault(same, []).append(model)
-            else:
-                by_prompts.setdefault(f"{data}|{prompts[: COUNTS[0]]}", []).append(model)
-        found += [Block(split, sorted(group, key=lambda m: m.number)) for group in by_prompts.values()]
+        groups: dict[str, list[Model]] = {}
+        # Those that are asked for something come first, so that the others find a group of the same data.
+        for model in sorted(here, key=lambda m: asked(m, split) is None):
+            prompts, data = asked(model, split), _data(model)
+            same = next((key for key, group in groups.items() if any(_data(m) == data for m in group)), data)
+            captions = model.result.splits[split].get("captions")
+            of_classes = "" if captions else data  # equal captions are equal prompts whatever the data
+            groups.setdefault(f"{of_classes}|{prompts[:OPEN]}" if prompts else same, []).append(model)
+        found += [Block(split, sorted(group, key=lambda m: m.number)) for group in groups.values()]
     return found
+
+
+def _data(model: Model) -> str:
+    return str((model.result.data.get("data") or {}).get("name"))
 
 
 def has_pictures(model: Model, split: str) -> bool:
@@ -101,7 +103,7 @@ def _cards(cards: Sequence[str]) -> str:
 def _card(block: Block, index: int) -> str:
     lead, split = block.lead, block.split
     prompts = asked(lead, split)
-    prompt = describe(prompts[index]) if prompts else "no prompt"
+    prompt = describe(prompts[index] if prompts else None)
     seeds = {_seed(model, split, index) for model in block.models}
     rows = []
     if any(m.result.real(split, 0) for m in block.models):
@@ -112,14 +114,14 @@ def _card(block: Block, index: int) -> str:
         own += "" if len(seeds) == 1 else f", seed {_seed(model, split, index)}"
         shown = image(model.result.sample(split, index), f"{model.name}, prompt: {prompt}")
         rows.append(f'<div class="shot">{shown}<small>{model.chip}{own}</small>{verdict(model, split, index)}</div>')
-    seed = f"<small>seed {seeds.pop()}</small>" if len(seeds) == 1 else ""
+    seed = f"<small>seed {seeds.pop()}</small>" if len(seeds) == 1 and seeds != {"unknown"} else ""
     text = f'<div class="asked">{escape(prompt)}{seed}</div>'
     return f'<div class="card" style="grid-row:span {len(rows) + 1}">{"".join(rows)}{text}</div>'
 
 
 def describe(prompt: Any) -> str:
     """A caption as it is, a class by its number."""
-    return prompt if isinstance(prompt, str) else f"class {prompt}"
+    return "no prompt" if prompt is None else prompt if isinstance(prompt, str) else f"class {prompt}"
 
 
 def _seed(model: Model, split: str, index: int) -> Any:
@@ -167,7 +169,7 @@ def lowest(model: Model) -> list[tuple[str, int]]:
 
 def _failure(model: Model, split: str, index: int) -> str:
     prompts = asked(model, split)
-    prompt = describe(prompts[index]) if prompts else "no prompt"
+    prompt = describe(prompts[index] if prompts else None)
     shown = image(model.result.sample(split, index), f"{model.name}, failure, prompt: {prompt}")
     place = f"<small>{escape(split)} {index}, seed {_seed(model, split, index)}</small>"
     return (

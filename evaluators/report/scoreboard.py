@@ -75,13 +75,15 @@ def scoreboard(models: Sequence[Model]) -> str:
 
 
 def columns(models: Sequence[Model], split: str, headlines_only: bool) -> list[Column]:
-    """The numbers of a split, one column per metric and protocol."""
+    """The numbers of a split, one column per metric and protocol; a section without headlines shows all it has."""
     found = []
+    rows = [row for m in models for row in m.result.splits.get(split, {}).get("metrics", {}).values()]
+    led = {row.get("section") for row in rows if row.get("headline", True)}
     for name in metric_names(models, split):
         by_protocol: dict[Any, Column] = {}
         for model in models:
             row = metric(model, split, name)
-            if row is not None and (row.get("headline", True) or not headlines_only):
+            if row is not None and _shown(row, led, headlines_only):
                 column = by_protocol.setdefault(row.get("protocol_id"), Column(name, row.get("section") or "quality"))
                 column.rows[model.number] = row
         several = list(by_protocol.values())
@@ -89,6 +91,10 @@ def columns(models: Sequence[Model], split: str, headlines_only: bool) -> list[C
             column.mark = "abcdefghijklmnopqrstuvwxyz"[i % 26] if len(several) > 1 else ""
         found += several
     return found
+
+
+def _shown(row: dict[str, Any], led: set[Any], headlines_only: bool) -> bool:
+    return not headlines_only or row.get("headline", True) or row.get("section") not in led
 
 
 def _board(models: Sequence[Model], split: str, with_cost: bool) -> str:
@@ -178,21 +184,30 @@ def amount(value: float) -> str:
 
 def footnotes(models: Sequence[Model], split: str, board: list[Column]) -> list[str]:
     """What sets apart the columns of one metric, and seconds of different machines."""
-    lines = []
+    told: dict[tuple[str, str, str], list[str]] = {}
     for name in dict.fromkeys(c.name for c in board if c.mark):
-        several = [c for c in board if c.name == name]
-        first = _circumstances(models, split, several[0])
-        for other in several[1:]:
-            own = _circumstances(models, split, other)
-            pairs = [(key, first.get(key, "–"), own.get(key, "–")) for key in first | own]
-            differ = [f"{key}: {a} and {b}" for key, a, b in pairs if a != b]
-            told = "; ".join(differ) or "data, prompts or seeds"
-            pair = f"{named(several[0])} and {named(other)}"
-            lines.append(f"{pair} measured different things, so they have columns of their own: {escape(told)}.")
+        first, *others = [c for c in board if c.name == name]
+        for other in others:
+            differ = "; ".join(_differences(_circumstances(models, split, first), _circumstances(models, split, other)))
+            told.setdefault((first.mark, other.mark, differ or "data, prompts or seeds"), []).append(name)
+    lines = [
+        f"{escape(', '.join(names))}: columns {a} and {b} measured different things: {escape(differ)}."
+        for (a, b, differ), names in told.items()
+    ]
     devices = {(m.result.data.get("cost") or {}).get("device") for m in models if _cost(m, "sec_per_image") is not None}
     if len(devices) > 1:
         lines.append(f"Times are of different machines: {escape(', '.join(sorted(map(str, devices))))}.")
     return lines
+
+
+def _differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """`name: a and b` of what differs; names that say the same again, as numbers of images do, are left out."""
+    first: dict[tuple[str, str], str] = {}
+    for key in one | other:
+        values = (one.get(key, "–"), other.get(key, "–"))
+        if values[0] != values[1]:
+            first.setdefault(values, key)
+    return [f"{key}: {a} and {b}" for (a, b), key in first.items()]
 
 
 def _circumstances(models: Sequence[Model], split: str, column: Column) -> dict[str, str]:

@@ -24,8 +24,6 @@ from tests.evaluators.results_on_disk import write_result
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-VOID = {"meta", "img", "line", "rect", "polyline", "polygon", "circle", "br", "wbr", "link", "input"}
-SELF_CLOSED = {"line", "rect", "polyline"}
 
 
 class Reader(HTMLParser):
@@ -199,6 +197,16 @@ def test_models_with_other_prompts_have_a_grid_of_their_own(results: list[Result
     assert [block.split for block in blocks(models)] == ["iid", "iid", "combo"]
 
 
+def test_models_without_prompts_join_the_grid_of_their_data(results: list[Result]) -> None:
+    def on(result: Result, name: str) -> Result:
+        return changed(result, data={"name": name})
+
+    together = blocks(models_of([on(results[2], "scenes"), on(results[0], "scenes")]))
+    apart = blocks(models_of([on(results[2], "other"), on(results[0], "scenes")]))
+    assert [[m.name for m in block.models] for block in together if block.split == "iid"] == [["gamma", "alpha"]]
+    assert [[m.name for m in block.models] for block in apart if block.split == "iid"] == [["alpha"], ["gamma"]]
+
+
 def test_sections_without_data_are_absent(results: list[Result]) -> None:
     splits = {
         "iid": {"n": 4, "samples": None, "captions": None, "seeds": None, "metrics": {}, "not_computed": {"fid": "no"}}
@@ -295,7 +303,7 @@ def test_results_are_read_from_disk_or_refused_in_one_line(results: list[Result]
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize("width", [400, 1400])
 def test_no_browser_scrolls_the_page_sideways(page: str, tmp_path: Path, width: int) -> None:
-    """The page in a frame of that width, since browsers have a least width of their own; what it measures is printed."""
+    """The page in a frame of that width, since windows have a least width; what the frame measures is printed."""
     (tmp_path / "page.html").write_text(page.replace("<details", "<details open"), encoding="utf-8")
     measure = (
         "<script>function measure(f){const d=f.contentDocument.documentElement,b=f.contentDocument.body;"
