@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from callbacks.grid import captioned_grid
-from evaluators.card import digest
-from evaluators.report import Result
-from evaluators.results import read_samples, scalars
 from runtime.cli import EXAMPLES, GROUPS, SETTINGS, launch
 from runtime.evaluation.command import run
-from runtime.wandb import WandbLogger
+from runtime.wandb_report import mirror
 
 EXAMPLES["evaluate"] = """
 Measure a checkpoint (a file, a run directory, or a name in zoo/), a folder of images, or compare what was measured.
@@ -37,23 +33,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Evaluates as the overrides say and returns what each metrics.json holds; nothing on processes but the first."""
     cfg, results = run(overrides)
     for result in results if cfg.wandb else ():
-        mirror(result)
+        mirror(result, (result.folder / "report.html").read_text(encoding="utf-8"))
     return [result.data for result in results]
-
-
-def mirror(result: Result) -> None:
-    """Sends numbers and sample grids to W&B (offline without a key), on the axis of the training's steps."""
-    data, step = result.data, result.data["model"].get("step", 0)
-    identity = digest([data["name"], data["model"], data["sampling"]])
-    config = {"data": data["data"]["name"], **data["sampling"]}
-    name = f"evaluate {data['title']}"
-    logger = WandbLogger(project=data["family"], dir=str(result.folder), id=identity, name=name, config=config)
-    logger.log_metrics(scalars(data), step=step)
-    for split, row in data["splits"].items():
-        images = read_samples(result, split, 16)
-        captions = [caption or "" for caption in row["captions"][: len(images)]] if row["captions"] else None
-        logger.log_picture(f"eval/{split}/samples", captioned_grid(images, captions), step=step)
-    logger.finalize("success")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from evaluators.card import SCHEMA, Card, versions
 from evaluators.measure import Measured
 from evaluators.prompts import PromptSet
 from evaluators.report import Result, render, show
-from evaluators.samples import read_pngs, save_shown
+from evaluators.samples import save_shown
 
 NUMBERS = ("low", "high", "real", "chance", "noise", "reconstruction")
 NOTES = {
@@ -120,12 +118,6 @@ def _split(out: Path, split: SplitResult) -> dict[str, Any]:
     }
 
 
-def read_samples(result: Result, split: str, count: int) -> Tensor:
-    """The first generated images of a split that lie on disk, at most `count`, as uint8 (B, C, H, W)."""
-    folder = result.folder / result.splits[split]["samples"]
-    return read_pngs([path for i in range(count) if (path := folder / f"{i:05d}.png").is_file()])
-
-
 def write_report(out: str | Path, results: Sequence[Result]) -> Path:
     """Writes report.html on one or many evaluations and returns its path."""
     path = Path(out) / "report.html"
@@ -173,16 +165,6 @@ def cards(what: Evaluated, split: SplitResult) -> list[Card]:
     n = len(prompts)
     lacking = measured.not_computed.items()
     return made + [Card(metric=m, value=None, not_computed=why, n_real=n, n_fake=n, **common) for m, why in lacking]
-
-
-def scalars(result: dict[str, Any]) -> dict[str, float]:
-    """Flat `eval/<split>/<metric>` numbers with their controls, for a logger."""
-    flat = {}
-    for name, split in result["splits"].items():
-        for metric, row in split["metrics"].items():
-            flat[f"eval/{name}/{metric}"] = row["value"]
-            flat |= {f"eval/{name}/{metric}_{key}": row[key] for key in ("real", "chance") if key in row}
-    return flat
 
 
 def table(result: dict[str, Any]) -> str:

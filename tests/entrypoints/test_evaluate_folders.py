@@ -79,7 +79,7 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
     for i in (0, 1, 3):
         Image.fromarray(np.ascontiguousarray(prompts.real[i].permute(1, 2, 0).numpy())).save(tmp_path / "real" / f"{i}.png")
     (tmp_path / "real" / "2.png").write_text("broken")
-    common = ["evaluator.fd=null", "evaluator.fid=null", "device=cpu", "max_broken=0.5", "reference=imagen-scenes"]
+    common = [TOY[0], "evaluator=scenes", "device=cpu", "max_broken=0.5", "reference=imagen-scenes"]
     (result,) = main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}"])
     split = result["splits"]["iid"]
     assert split["captions"] == [prompts.captions[i] for i in (0, 1, 3)] and split["metrics"]["exact"]["value"] == 1
