@@ -71,8 +71,8 @@ def samples(models: Sequence[Model]) -> str:
         return ""
     count = affordable(every)
     intro = (
-        "<p>The first prompts of each split, not chosen. Every model draws from the same prompts and seeds; the top "
-        "picture is the data's own image.</p>"
+        "<p>The first prompts of each split, not chosen. Models in one grid were asked for the same; a seed under the "
+        "prompt is that of all of them. The top picture is the data's own image.</p>"
     )
     several = {b.split for b in every if sum(a.split == b.split for a in every) > 1}
     return intro + "".join(_grid(block, min(count, block.n), block.split in several) for block in every)

@@ -95,7 +95,7 @@ font-size:12px;padding:8px}
 pre{background:var(--panel);padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
 @media(max-width:640px){
 th,td{padding-right:12px}
-tbody th{max-width:128px;min-width:84px}
+tbody th{max-width:128px;min-width:92px}
 .board tbody th{max-width:108px;min-width:84px;padding-right:8px;font-size:13px}
 div.grid{grid-template-columns:repeat(3,minmax(0,1fr));gap:0 10px}
 .asked{font-size:12.5px}

@@ -126,7 +126,7 @@ def test_nothing_wide_stands_outside_a_scrolling_box(page: str) -> None:
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
     for rule in ("img{", "svg:not(.key){"):
         assert "max-width:100%" in style.split(rule)[1].split("}")[0]
-    assert "overflow-x:auto" in style.split(".scroll{")[1].split("}")[0]
+    assert "overflow-x:auto" in style.split("\n.scroll{")[1].split("}")[0]
 
 
 def test_the_scoreboard_has_floor_models_and_controls(page: str) -> None:
