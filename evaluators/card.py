@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
-# Two values with different answers here measured different things. The rest describes what was measured. What the real
-# images, the reference and the prompts are is in `protocol`, as digests of their contents: names and folders may differ.
+# Two values with different answers here measured different things. The rest describes what was measured. What the
+# real images, the reference and the prompts are is in `protocol`, as digests of contents: names and folders may differ.
 MEASUREMENT = ("metric", "split", "n_real", "n_fake", "protocol")
 
 

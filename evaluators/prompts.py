@@ -1,4 +1,4 @@
-"""The fixed prompts of a split, with the data's own images for them and disjoint sets of real images to compare with."""
+"""The fixed prompts of a split, the data's own images for them, and disjoint sets of real images to compare with."""
 
 from __future__ import annotations
 

@@ -111,8 +111,10 @@ def default_out(cfg: DictConfig) -> Path:
         return Path("evaluation")
     if cfg.images is not None:
         return Path("evaluation") / str(cfg.name or Path(cfg.images).resolve().name)
-    run_dir = Path(cfg.ckpt)
-    return run_dir / "evaluation" if (run_dir / "checkpoints").is_dir() else Path("evaluation") / str(cfg.name or run_dir.stem)
+    ckpt = Path(cfg.ckpt)
+    if (ckpt / "checkpoints").is_dir():
+        return ckpt / "evaluation"
+    return Path("evaluation") / str(cfg.name or ckpt.stem)
 
 
 def names(ckpts: Sequence[str], name: str | None) -> list[str]:
@@ -122,7 +124,8 @@ def names(ckpts: Sequence[str], name: str | None) -> list[str]:
     """
     if name is not None:
         if len(ckpts) > 1:
-            raise ValueError(f"name={name} for {len(ckpts)} checkpoints: leave it out, they are named after their folders")
+            what = f"name={name} for {len(ckpts)} checkpoints"
+            raise ValueError(f"{what}: leave it out, they are named after their folders")
         return [str(name)]
     found: list[str] = []
     for ckpt in ckpts:

@@ -24,7 +24,9 @@ from runtime.evaluation.models import commit, default_splits
 from runtime.evaluation.processes import device_name, device_of
 
 SPLIT = "images"
-UNKNOWN_COST = ("parameters", "flops_per_image", "nfe", "sec_per_image", "sec_per_image_min", "images_seen", "train_sec")
+UNKNOWN_COST = (
+    "parameters", "flops_per_image", "nfe", "sec_per_image", "sec_per_image_min", "images_seen", "train_sec",
+)  # fmt: skip
 
 
 def evaluate_folder(
@@ -112,11 +114,13 @@ def said(cfg: DictConfig, images: Folder, rows: Sequence[int], notes: list[str])
 def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list[int], PromptSet, bool]:
     """Images as answers to a run's data: the file of number i belongs to prompt i of the split."""
     if cfg.prompts is not None:
-        raise ValueError(f"prompts={cfg.prompts} beside reference={cfg.reference}: the run's data has prompts of its own")
+        what = f"prompts={cfg.prompts} beside reference={cfg.reference}"
+        raise ValueError(f"{what}: the run's data has prompts of its own")
     try:
         _, config, _ = load_module(cfg.reference)
     except FileNotFoundError as error:
-        raise FileNotFoundError(str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")) from None
+        text = str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")
+        raise FileNotFoundError(text) from None
     data = instantiate_untrusted(config.data)
     data.setup("test")
     splits = list(cfg.splits or default_splits(data))[: None if cfg.splits else 1]
@@ -167,7 +171,11 @@ def describe(
         data=Path(cfg.reference).name,
         data_fingerprint=None,
         seeds="unknown",
-        sampling={"resize": RULE if num_resized else "none", "num_resized": num_resized, "num_lossy": len(images.lossy)},
+        sampling={
+            "resize": RULE if num_resized else "none",
+            "num_resized": num_resized,
+            "num_lossy": len(images.lossy),
+        },
         model={},
         cost={**dict.fromkeys(UNKNOWN_COST), "device": place, "batch_size": None},
         reproduce=f"python evaluate.py {' '.join(overrides)}",

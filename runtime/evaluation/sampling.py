@@ -84,7 +84,7 @@ class Sampler:
 
 
 def precision(choice: str, config: DictConfig, device: str) -> str:
-    """`bf16` or `float32`: the choice, or for `auto` as the model was trained where this machine computes in bfloat16."""
+    """`bf16` or `float32`: the choice; `auto` is as the model was trained, where this machine computes in bfloat16."""
     if choice != "auto":
         return choice
     trainer = config.get("trainer")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from evaluate import main
 from evaluators.prompts import load_prompts
+from evaluators.samples import write_png
 from tests.toy import CONF
 
 TOY = [f"hydra.searchpath=[file://{CONF}]", "evaluator=toy", "device=cpu"]
@@ -77,7 +77,7 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
     prompts = load_prompts(ScenesDataModule(preset="scenes_simple", image_size=64), "iid", 4)
     (tmp_path / "real").mkdir()
     for i in (0, 1, 3):
-        Image.fromarray(np.ascontiguousarray(prompts.real[i].permute(1, 2, 0).numpy())).save(tmp_path / "real" / f"{i}.png")
+        write_png(tmp_path / "real" / f"{i}.png", prompts.real[i])
     (tmp_path / "real" / "2.png").write_text("broken")
     common = [TOY[0], "evaluator=scenes", "device=cpu", "max_broken=0.5", "reference=imagen-scenes"]
     (result,) = main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}"])
@@ -95,7 +95,7 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
         (["images=empty", "reference=real"], "images=empty: no images in it"),
         (["images=theirs", "reference=nowhere"], "reference=nowhere: no such folder, run or name in zoo"),
         (["images=theirs", "reference=real", "ckpt=imagen-scenes"], "give one of ckpt=, images=, they are different"),
-        (["images=theirs", "reference=real", "guidance_scale=2"], "guidance_scale= goes with ckpt=, and means nothing to"),
+        (["images=theirs", "reference=real", "guidance_scale=2"], "guidance_scale= goes with ckpt="),
         (["images=theirs", "reference=real", "sweep.num_steps=[4]"], "sweep= goes with ckpt="),
         (["images=theirs", "reference=real", "prompts=nowhere.txt"], "prompts=nowhere.txt: no such file"),
         (["ckpt=imagen-scenes", "reference=real"], "reference= goes with images=, and means nothing to ckpt="),

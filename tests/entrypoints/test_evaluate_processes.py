@@ -75,7 +75,8 @@ def test_several_checkpoints_and_one_page(trained: Path, tmp_path: Path) -> None
     results = main([*TOY, f"ckpt=[{trained},{other}]", f"out={tmp_path}"])
     assert [result["name"] for result in results] == ["run", "other"]
     for name in ("run", "other"):
-        assert {"metrics.json", "report.html", "cards", "real", "samples"} <= {p.name for p in (tmp_path / name).iterdir()}
+        written = {p.name for p in (tmp_path / name).iterdir()}
+        assert {"metrics.json", "report.html", "cards", "real", "samples"} <= written
     a, b = (result["splits"]["val"]["metrics"]["brightness"] for result in results)
     assert a["value"] != b["value"] and a["protocol_id"] == b["protocol_id"]
     page = (tmp_path / "report.html").read_text()

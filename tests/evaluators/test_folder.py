@@ -49,7 +49,9 @@ def test_broken_files_are_named_and_keep_their_number(folder: Path) -> None:
     assert list(found.broken) == ["1.png", "2.png"] and found.numbers == [0, 3] and len(found) == 2
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.jpg", {}), ("a.webp", {"quality": 80}), ("a.PNG", {"format": "JPEG"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.jpg", {}), ("a.webp", {"quality": 80}), ("a.PNG", {"format": "JPEG"})]
+)
 def test_lossy_files_are_refused_whatever_they_are_called(folder: Path, name: str, options: dict) -> None:
     Image.new("RGB", (8, 8)).save(folder / name, **options)
     with pytest.raises(ValueError, match=rf"1 of 5 images are compressed with losses \({name}\).*allow_lossy=true"):
@@ -85,7 +87,8 @@ def test_one_rule_for_other_sizes(folder: Path) -> None:
 def test_captions_by_line_and_by_name(tmp_path: Path) -> None:
     names = ["a.png", "b.png", "c.png"]
     (tmp_path / "c.txt").write_text("one\n\nthree\nfour\n")
-    assert read_prompts(tmp_path / "c.txt", names) == [{"caption": "one"}, {}, {"caption": "three"}, {"caption": "four"}]
+    found = read_prompts(tmp_path / "c.txt", names)
+    assert found == [{"caption": "one"}, {}, {"caption": "three"}, {"caption": "four"}]
     lines = [{"file": "c.png", "caption": "three"}, {"file": "a.png", "label": 1}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = read_prompts(tmp_path / "c.jsonl", names)
