@@ -96,12 +96,13 @@ def balanced(image_u8: Tensor, labels: Tensor, n: int, num_classes: int | None =
     each = -(-n // len(classes))
     rows = [(labels == label).nonzero().flatten()[:each] for label in classes]
     if min(map(len, rows)) < each:
-        raise ValueError(f"n={n} needs {each} images of each of {len(classes)} classes, and one has {min(map(len, rows))}")
+        least = min(map(len, rows))
+        raise ValueError(f"n={n} needs {each} images of each of {len(classes)} classes, and one has {least}")
     return image_u8[torch.stack(rows, 1).flatten()[:n]]
 
 
-BLUR, NOISE, SALT, JPEG, CLASSES = (0.5, 1, 1.5, 2, 3), (0.05, 0.1, 0.2, 0.4), (0.01, 0.05, 0.2), (90, 50, 20, 10), (8, 5, 1)
-COPIES = 10
+BLUR, NOISE, SALT = (0.5, 1, 1.5, 2, 3), (0.05, 0.1, 0.2, 0.4), (0.01, 0.05, 0.2)
+JPEG, CLASSES, COPIES = (90, 50, 20, 10), (8, 5, 1), 10
 
 
 def image_sets(data: Labelled, n: int) -> dict[str, Callable[[], Tensor]]:

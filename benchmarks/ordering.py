@@ -1,9 +1,9 @@
-"""Do the metrics order damage as a person would? Fashion-MNIST, blurred, noisy, compressed, with classes missing, copied.
+"""Do the metrics order damage as a person would? Fashion-MNIST, blurred, noisy, with classes missing, copied.
 
 python -m benchmarks.ordering [--root DATA --n 2000 --input-size 64 --classifier RUN]
 
-Half A of the training images is the reference; half B, the test images and all that is made of B are judged against it.
-Writes the JSON, the table in docs/ordering.md and the picture beside it. Features are kept in --cache: stopped, it goes on.
+Half A of the training images is the reference; half B, the test images and all that is made of B are judged against
+it. Writes the JSON, the table in docs/ordering.md and the picture beside it. Features are kept in --cache.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def table(result: dict[str, Any]) -> str:
             fd, kd, sw2 = (row[f"{d}_{space}"] for d in DISTANCES)
             ratios = (fd / rows["B"][f"fd_{space}"], sw2 / rows["B"][f"sw2_{space}"])
             shares = [f"{row[f'{share}_{space}']:.3f}" for share in SHARES]
-            lines.append([name, digits(fd), f"{ratios[0]:.2f}", digits(1000 * kd), digits(sw2), f"{ratios[1]:.1f}", *shares])
+            distances = [digits(fd), f"{ratios[0]:.2f}", digits(1000 * kd), digits(sw2), f"{ratios[1]:.1f}"]
+            lines.append([name, *distances, *shares])
         broken = [e["expected"] for e in block["expectations"] if not e["holds"]]
-        count = len(block["expectations"])
-        verdict = f"{count - len(broken)} of {count} expected orderings hold" + (": not " * bool(broken)) + "; ".join(broken)
+        count, but = len(block["expectations"]), ": not " + "; ".join(broken) if broken else ""
+        verdict = f"{count - len(broken)} of {count} expected orderings hold{but}"
         title = f"### {space}" + (f" ({block['resize']})" if block["resize"] else "")
         parts.append(f"{title}\n\n{markdown_table(head, lines)}\n\n{verdict}.")
     return "\n\n".join(parts)
@@ -171,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ordering", description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=REPO / ".cache" / "data", help="folder of Fashion-MNIST")
     parser.add_argument("--n", type=positive(int), default=2000, help="images per set (default 2000)")
-    parser.add_argument("--input-size", type=int, default=64, help="of EfficientNet-Lite0; 0 chooses by image (default 64)")
+    parser.add_argument("--input-size", type=int, default=64, help="of EfficientNet-Lite0 (default 64; 0: the images')")
     parser.add_argument("--classifier", help="a run of model=classifier, to judge in its features too")
     parser.add_argument("--cache", type=Path, default=REPO / ".cache" / "features", help="where features are kept")
     parser.add_argument("--out", type=Path, default=RESULTS / "ordering.json", help="where the JSON goes")

@@ -24,7 +24,7 @@ PADDED_SIZE = 32  # drawings on black grow to this size by a margin, and by resi
 
 
 class ClassesDataset(Dataset):
-    """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed a flip and, where it is dynamic, binarisation.
+    """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed a flip and dynamic binarisation.
 
     An item holds `image` float32 (C, S, S) in [-1, 1], `label`, `caption` and `seed`; `__getitems__` gives the same for
     a list of keys as one batch dict, without a loop over images.
@@ -103,8 +103,8 @@ class ClassDataModule(ImageDataModule):
         num_val: training images held out for validation.
         data_seed: chooses them, and fixes binarisation where it is fixed.
         random_flip: mirror half of the training images.
-        binarize: none; dynamic (a grey value is the probability of white, drawn anew at every pass, but once and for all in
-            validation and test); static (drawn once for training too); threshold (white above 127).
+        binarize: none; dynamic (a grey value is the probability of white, drawn anew at every pass, but once and for
+            all in validation and test); static (drawn once for training too); threshold (white above 127).
         caption_template: caption with {} for the class's name; "a {}" becomes "an {}" before a vowel.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for files in `setup`.
     Source: Burda et al. 2016, section 5 (dynamic binarisation); Salakhutdinov and Murray 2008 (static)

@@ -82,7 +82,8 @@ def text_tower(model: str, path: str, quick_gelu: bool) -> tuple[Any, nn.Module]
             whole = open_clip.create_model(model, pretrained=path, precision="fp32", force_quick_gelu=quick_gelu)
             tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # a damaged file can raise nearly anything
-        raise NotComputed(f"{path} cannot be read as open_clip's {model} with its tokenizer: {first_line(error)}") from None
+        reason = first_line(error)
+        raise NotComputed(f"{path} cannot be read as open_clip's {model} with its tokenizer: {reason}") from None
     finally:
         logging.root.setLevel(level)
     return tokenizer, Frozen(TextTower(whole))

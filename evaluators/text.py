@@ -61,9 +61,9 @@ class CLIPScore(_TextImage):
     """Cosine of image and caption, as `clip_score` (the mean of 100 cos) and as `clip_score_w2.5` (Hessel's CLIP-S).
 
     The two differ by more than their scale: `clip_score_w2.5` is the mean of 2.5 max(cos, 0) per image, and puts
-    "A photo depicts" before every caption. Neither compares with another CLIP model's. `…_real` are the data's own images
-    of the captions, `…_chance` the generated images with other prompts' captions. A score by the model that guided,
-    reranked or taught the generator flatters it.
+    "A photo depicts" before every caption. Neither compares with another CLIP model's. `…_real` are the data's own
+    images of the captions, `…_chance` the generated images with other prompts' captions. A score by the model that
+    guided, reranked or taught the generator flatters it.
 
     Args: clip: `evaluators.clip.CLIP`, or an object like it.
     Source: Hessel et al. 2021, section 3; unscaled as in Nichol et al. 2022 (GLIDE), Saharia et al. 2022 (Imagen)

@@ -48,7 +48,10 @@ class Classifier(GenerativeModule):
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
-        """Images (B, C, S, S) in [-1, 1] -> float32 (B, D), what the class scores are linear in; ValueError for another size."""
+        """Images (B, C, S, S) in [-1, 1] -> float32 (B, D), what the class scores are linear in.
+
+        Raises: ValueError for images of another size.
+        """
         return self.net.features(self._checked(image)).float()
 
     @torch.no_grad()

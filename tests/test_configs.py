@@ -52,7 +52,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def test_it_composes_and_its_own_checkpoint_would_be_trusted(choice: str) -> None:
     cfg = configuration(choice, "run_dir=somewhere", "name=test")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger", "text_encoder") if key in cfg})
+    nodes = ("model", "data", "trainer", "callbacks", "logger", "text_encoder")
+    check_targets({key: cfg[key] for key in nodes if key in cfg})
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -30,7 +30,8 @@ def drawings(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         radius, turn, grey = rng.uniform(28, 48), rng.uniform(0, 2 * np.pi), int(rng.uniform(90, 255))
         inner = 1.0 if label < 5 else 0.45
         angles = turn + np.arange(2 * corners) * np.pi / corners
-        reach = radius * np.where(np.arange(2 * corners) % 2, inner * np.cos(np.pi / corners) if inner == 1 else inner, 1)
+        between = np.cos(np.pi / corners) if inner == 1 else inner
+        reach = radius * np.where(np.arange(2 * corners) % 2, between, 1)
         x, y = (rng.uniform(48, 64) + reach * f(angles) for f in (np.cos, np.sin))
         ImageDraw.Draw(picture).polygon(list(zip(x, y)), fill=grey)
         images.append(np.asarray(picture.resize((28, 28), Image.Resampling.LANCZOS)))
@@ -58,7 +59,7 @@ def check_few(rows: dict) -> None:
 
 
 def test_metrics_order_damage_of_drawings(data: Labelled) -> None:
-    rows = measure(data, 300, evaluators(EfficientNetLite0()), FEW)
+    rows = measure(data, 200, evaluators(EfficientNetLite0(64)), FEW)  # 32 misjudges noise on flat grey
     assert list(rows) == list(FEW)
     check_few(rows)
 
@@ -104,14 +105,16 @@ def test_noise_has_its_strength() -> None:
     assert noise(grey, 0.1).float().std() == pytest.approx(25.5, rel=0.03)
     spotted = salt_and_pepper(grey, 0.2)
     assert (spotted == 0).float().mean() == pytest.approx(0.1, abs=0.01)
-    assert (spotted == 255).float().mean() == pytest.approx(0.1, abs=0.01) and set(spotted.unique().tolist()) == {0, 128, 255}
+    assert (spotted == 255).float().mean() == pytest.approx(0.1, abs=0.01)
+    assert set(spotted.unique().tolist()) == {0, 128, 255}
 
 
 def test_the_others_are_exact(data: Labelled) -> None:
     image_u8 = data.b[0][:5]
     assert torch.equal(low_bits(image_u8, 2), image_u8 // 4 * 4) and torch.equal(invert(invert(image_u8)), image_u8)
     moved = shift(image_u8, 3)
-    assert torch.equal(moved[..., 3:], image_u8[..., :-3]) and not moved[..., :3].any() and moved.shape == image_u8.shape
+    assert torch.equal(moved[..., 3:], image_u8[..., :-3])
+    assert not moved[..., :3].any() and moved.shape == image_u8.shape
     error = [(jpeg(image_u8, q).float() - image_u8.float()).abs().mean() for q in (95, 50, 10)]
     assert 0 < error[0] < error[1] < error[2] < 40
     colour = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=generator())

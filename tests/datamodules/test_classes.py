@@ -31,8 +31,13 @@ def make(root: Path, name: str = "mnist", **arguments) -> ClassDataModule:
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes"),
-    [("mnist", (1, 28, 28), 10), ("fashion_mnist", (1, 28, 28), 10), ("cifar10", (3, 32, 32), 10), ("cifar100", (3, 32, 32), 100)],
-)  # fmt: skip
+    [
+        ("mnist", (1, 28, 28), 10),
+        ("fashion_mnist", (1, 28, 28), 10),
+        ("cifar10", (3, 32, 32), 10),
+        ("cifar100", (3, 32, 32), 100),
+    ],
+)
 def test_batch_has_the_types_of_the_contract(root: Path, name: str, shape: tuple, classes: int) -> None:
     dm = make(root, name)
     assert (dm.channels, dm.image_size, dm.image_size) == shape and dm.num_classes == classes and dm.captioned
@@ -119,7 +124,8 @@ def test_evaluation_sees_one_binarisation_whatever_the_seed(root: Path, binarize
 def test_static_and_threshold_are_what_they_say(root: Path) -> None:
     grey = make(root).train_dataset[(5, 0)]["image"]
     other = make(root, binarize="static", data_seed=1, num_val=40).train_dataset
-    assert torch.equal(make(root, binarize="threshold").train_dataset[(5, 0)]["image"], torch.where(grey > 0, 1.0, -1.0))
+    cut_at_half = make(root, binarize="threshold").train_dataset[(5, 0)]["image"]
+    assert torch.equal(cut_at_half, torch.where(grey > 0, 1.0, -1.0))
     assert not torch.equal(make(root, binarize="static").test_dataset[(0, 0)]["image"], other[(0, 0)]["image"])
 
 

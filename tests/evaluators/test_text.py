@@ -1,4 +1,4 @@
-"""CLIP score and R-precision: their definitions, against torchmetrics, their controls, and what happens without weights."""
+"""CLIP score and R-precision: definitions, torchmetrics, controls, and what happens without weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Oracle:
     """A CLIP model that knows: images and captions of the same number have the same embedding."""
 
     def __init__(self, wrong: Sequence[int] = ()) -> None:
-        self.vectors = torch.nn.functional.normalize(torch.randn(300, 40, generator=torch.Generator().manual_seed(0)), dim=1)
+        draw = torch.Generator().manual_seed(0)
+        self.vectors = torch.nn.functional.normalize(torch.randn(300, 40, generator=draw), dim=1)
         self.wrong = set(wrong)
 
     def __call__(self, image_u8: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from tests.sessions import assert_same, contents
 def overrides(tmp_path: Path, run: str, *more: str) -> list[str]:
     return [
         "model=classifier", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null",
-        "data.batch_size=20", "data.num_val=40", "callbacks.validate.every_steps=10", "callbacks.metrics_log.every_steps=5",
-        "model.net.dims=[16,16]", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}", "callbacks.checkpoint.every_sec=null",
-        "model.lr_schedule=null", *more,
+        "data.batch_size=20", "data.num_val=40", "callbacks.validate.every_steps=10",
+        "callbacks.metrics_log.every_steps=5", "callbacks.checkpoint.every_sec=null", "model.net.dims=[16,16]",
+        "model.lr_schedule=null", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}", *more,
     ]  # fmt: skip
 
 
