@@ -3,8 +3,8 @@
 python -m benchmarks.speed_evaluation [--images 10000 --size 32 --threads 2 --turns 3 --out FILE]
 
 Equal for both: images, EfficientNet-Lite0 with its resize rule and memory layout, k = 5, threads. torch-fidelity has
-precision and recall (no density, no coverage) and KID over 100 random subsets of 1,000; ours are all four and all pairs. Ours
-is measured without its cache of features, and once more with it, which is what a second metric or run costs.
+precision and recall (no density, no coverage) and KID over 100 random subsets of 1,000; ours all four and all pairs.
+Ours is measured without its cache of features, and once more with it, which is what a second metric or run costs.
 """
 
 from __future__ import annotations

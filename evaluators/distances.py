@@ -1,4 +1,4 @@
-"""What all distances between sets of image features share: which sets there are, and which controls stand beside them."""
+"""What all distances between sets of image features share: which sets there are, and which controls."""
 
 from __future__ import annotations
 

@@ -73,9 +73,9 @@ def psd_sqrt(cov: Tensor) -> Tensor:
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, float64.
 
-    The trace of (A B)^1/2 is taken from the symmetric Lᵀ B L with A = L Lᵀ, whose eigenvalues are those of A B, real and
-    non-negative also when the covariances are rank-deficient (fewer images than features); matrix square roots of A B
-    are not that safe. A tiny negative result (about -1e-5) means zero and is left as it is.
+    The trace of (A B)^1/2 is taken from the symmetric Lᵀ B L with A = L Lᵀ, whose eigenvalues are those of A B, real
+    and non-negative also when the covariances are rank-deficient (fewer images than features); matrix square roots of
+    A B are not that safe. A tiny negative result (about -1e-5) means zero and is left as it is.
 
     Source: Dowson and Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
     """
@@ -120,7 +120,7 @@ class FrechetDistance(FeatureEvaluator):
     def __init__(self, extractor: FeatureExtractor, controls: bool = True, reference: str = "split") -> None:
         super().__init__(extractor, controls)
         if reference not in ("split", "train"):
-            raise ValueError(f"reference={reference!r}: split (further real images of it) or train (all training images)")
+            raise ValueError(f"reference={reference!r}: split (further images of it) or train (all training images)")
         self.reference = reference
         self.name = extractor.distance_name
         self.headlines = (self.name,)
@@ -186,7 +186,8 @@ class FrechetInfinity(FeatureEvaluator):
         return judge
 
     def protocol(self) -> dict[str, Any]:
-        return super().protocol() | {"subsets": f"{self.POINTS} from n/{round(1 / self.SMALLEST)} to n, both sets, seed 0"}
+        subsets = f"{self.POINTS} from n/{round(1 / self.SMALLEST)} to n, both sets, seed 0"
+        return super().protocol() | {"subsets": subsets}
 
     def details(self) -> dict[str, Any]:
         """`<name>_curve` of the generated images."""

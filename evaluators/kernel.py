@@ -91,8 +91,8 @@ class KernelDistance(FeatureEvaluator):
         def judge(features: Tensor) -> dict[str, float]:
             blocks = [mmd2(x, y, kernel) for x, y in disjoint(reference / scale, features / scale)]
             value = sum(v for v, _ in blocks) / len(blocks)
-            error = sum(e * e for _, e in blocks) ** 0.5 / len(blocks)
-            return {self.name: value, f"{self.name}_low": value - 1.96 * error, f"{self.name}_high": value + 1.96 * error}
+            half = 1.96 * sum(e * e for _, e in blocks) ** 0.5 / len(blocks)
+            return {self.name: value, f"{self.name}_low": value - half, f"{self.name}_high": value + half}
 
         return judge
 

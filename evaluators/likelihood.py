@@ -22,8 +22,8 @@ class Likelihood(Evaluator):
     A module that has likelihoods names its columns, per image and in nats, as negative log-likelihoods or upper bounds
     of them (lower is better): `elbo_nats`, `iwae_50_nats`. A name that ends in `_density_nats` is a density of pixels
     in [-1, 1], all others are probabilities of the bytes (or of what the module made of them, binarised pixels for
-    instance). Each column gives `…_nats` and `…_bpd`, bits per dimension: nats / (D log 2), plus 7 for a density, so that
-    a uniform density of bytes is 8 either way.
+    instance). Each column gives `…_nats` and `…_bpd`, bits per dimension: nats / (D log 2), plus 7 for a density, so
+    that a uniform density of bytes is 8 either way.
 
     Bounds of different kinds, dequantised and discrete ones, binarised and grey data are different quantities: read the
     name. The likelihood of latents is none of images.

@@ -28,12 +28,12 @@ BATCH = 1024
 class Memorisation(Evaluator):
     """Whether generated images lie closer to training images than images do that were never trained on.
 
-    In two spaces, the extractor's features and the pixels of blurred 8 x 8 images, since a copy with a little noise on it
-    is far away in features: `memorised_…` is the share of images nearer to their nearest training image than 99 % of
-    held-out images are (0.01 is nothing; exact copies are counted almost exactly), `z_u_…` the Mann-Whitney z of these
-    distances against the held-out ones (0 is nothing, below -2 is nearer than chance). `fd_gap_…` is the Fréchet distance
-    to n training images less that to n held-out ones (below 0: nearer to the training set). `…_real` has the prompts' own
-    real images in place of the generated ones.
+    In two spaces, the extractor's features and the pixels of blurred 8 x 8 images, since a copy with a little noise on
+    it is far away in features: `memorised_…` is the share of images nearer to their nearest training image than 99 %
+    of held-out images are (0.01 is nothing; exact copies are counted almost exactly), `z_u_…` the Mann-Whitney z of
+    these distances against the held-out ones (0 is nothing, below -2 is nearer than chance). `fd_gap_…` is the Fréchet
+    distance to n training images less that to n held-out ones (below 0: nearer to the training set). `…_real` has the
+    prompts' own real images in place of the generated ones.
 
     A copy of a common motif (a plain red circle) is close without being memorised: look at the pairs.
 
@@ -84,7 +84,8 @@ class Memorisation(Evaluator):
                 distances = near[name][0][:, 0]
                 below = (distances < held.quantile(PERCENTILE)).double()
                 share = f"memorised_{space}"
-                values |= {f"{share}{suffix}": float(below.mean()), f"z_u_{space}{suffix}": mann_whitney_z(distances, held)}
+                values[f"{share}{suffix}"] = float(below.mean())
+                values[f"z_u_{space}{suffix}"] = mann_whitney_z(distances, held)
                 if name == "fake":
                     values[f"{share}_low"], values[f"{share}_high"] = interval(below, share=True)
                     values |= {f"{share}_chance": PERCENTILE, f"{share}_n": len(below)}
@@ -101,7 +102,7 @@ class Memorisation(Evaluator):
     def _nearest(self, space: str) -> dict[str, tuple[Tensor, Tensor]]:
         suffix = "_pixels" if space == "pixels" else ""
         sets = {name: self.rows.column(f"{name}{suffix}") for name in ("fake", "real")}
-        sets |= {name: self._features(image, space) for name, image in (("holdout", self._holdout), ("train", self._train))}
+        sets |= {"holdout": self._features(self._holdout, space), "train": self._features(self._train, space)}
         whole = Space(**sets)
         return {name: whole.nearest(name, "train") for name in ("fake", "real", "holdout")}
 

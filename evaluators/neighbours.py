@@ -1,7 +1,7 @@
 """Nearest neighbours and balls between sets of features: matrix products for speed, exact where it matters.
 
-|x - y|² from |x|² + |y|² - 2 x·y loses what cancels: an image's distance to its own copy comes out as 0.1 instead of 0. So
-products only choose candidates; distances that are reported or near a threshold are computed from differences, in
+|x - y|² from |x|² + |y|² - 2 x·y loses what cancels: an image's distance to its own copy comes out as 0.1 instead of 0.
+So products only choose candidates; distances that are reported or near a threshold are computed from differences, in
 float64.
 """
 
@@ -52,7 +52,7 @@ class Space:
         return 128 * torch.finfo(torch.float32).eps * largest
 
     def nearest(self, a: str, b: str, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Distances (N, k), ascending, and indices in `b` of each of `a`'s k nearest; a set with itself leaves out self.
+        """Distances (N, k), ascending, and indices in `b`, of the k nearest to each of `a`; in its own set not itself.
 
         Raises:
             ValueError: `b` has fewer than k (others).

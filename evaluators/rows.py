@@ -44,7 +44,7 @@ class Rows:
         fresh = set(indices)
         if len(fresh) < len(indices) or fresh & self._seen:
             twice = sorted(fresh & self._seen or {i for i in indices if indices.count(i) > 1})
-            raise ValueError(f"image {twice[0]} came twice ({len(twice)} such): a padded or overlapping split of images")
+            raise ValueError(f"image {twice[0]} came twice ({len(twice)} such): a padded or overlapping split")
         self._indices += indices
         self._seen |= fresh
         for name, column in columns.items():

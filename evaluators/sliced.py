@@ -32,8 +32,8 @@ def sliced_wasserstein2(a: Tensor, b: Tensor, projections: int = PROJECTIONS, se
 class SlicedWasserstein(FeatureEvaluator):
     """Mean over 512 fixed random directions of the squared 2-Wasserstein distance along them, `sw2_<extractor>`.
 
-    No Gaussian is assumed and nothing is inverted. Of the distances here it has the largest ratio of a corruption's value
-    to that of real images.
+    No Gaussian is assumed and nothing is inverted. Of the distances here it has the largest ratio of a corruption's
+    value to that of real images.
 
     Source: Bonneel et al. 2015, section 3.
     """

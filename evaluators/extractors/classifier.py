@@ -41,13 +41,13 @@ class Classifier(FeatureExtractor):
 
     def _locate(self) -> str:
         if self.ckpt is None:
-            raise NotComputed("no classifier is named: train one (python train.py model=classifier), pass classifier.ckpt=RUN")
+            raise NotComputed("no classifier is named: train one (train.py model=classifier), pass classifier.ckpt=RUN")
         try:
             self._module, _, facts = self._open(self.ckpt)
         except (FileNotFoundError, ValueError) as error:
             raise NotComputed(f"the classifier cannot be had: {error}") from None
         if not hasattr(self._module, "features") or not hasattr(self._module, "logits"):
-            raise NotComputed(f"{self.ckpt} is no classifier: it has no features and logits (train.py model=classifier)")
+            raise NotComputed(f"{self.ckpt} is no classifier: it has no features and logits")
         return facts["sha256"]
 
     def _load(self) -> nn.Module:

@@ -85,7 +85,8 @@ class OpenCLIP(FeatureExtractor):
                 force_quick_gelu=bool(self._tag().get("quick_gelu")),
             )
         except Exception as error:  # a damaged file can raise nearly anything
-            raise NotComputed(f"{self._path} is no checkpoint of open_clip's {self.model}: {first_line(error)}") from None
+            reason = first_line(error)
+            raise NotComputed(f"{self._path} is no checkpoint of open_clip's {self.model}: {reason}") from None
         finally:
             logging.root.setLevel(level)
         return model.visual

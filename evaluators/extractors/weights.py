@@ -1,4 +1,4 @@
-"""Where weights come from: a path, else what is on disk already, else a download if it is allowed. Never a substitute."""
+"""Where weights come from: a path, else what is on disk, else a download if it is allowed. Never a substitute."""
 
 from __future__ import annotations
 

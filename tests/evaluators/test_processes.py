@@ -51,7 +51,8 @@ nats = torch.linspace(90, 200, n).double()
 few = FrechetDistance(Small(input_size=32), controls=False)
 evaluators = [FrechetDistance(pixels), KernelDistance(pixels), SlicedWasserstein(pixels), PRDC(pixels), few,
               Memorisation(pixels), InceptionScore(pixels), Reconstruction(), Likelihood()]
-prompts = PromptSet("x", None, None, None, real, None, None, train=images(300, 3, side=8), holdout=images(200, 4, side=8))
+train, holdout = images(300, 3, side=8), images(200, 4, side=8)
+prompts = PromptSet("x", None, None, None, real, None, None, train=train, holdout=holdout)
 for evaluator in evaluators:
     evaluator.prepare(prompts)
     mine = list(range(129 if evaluator is few else n))[rank::world]
