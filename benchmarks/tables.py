@@ -10,14 +10,14 @@ from typing import Any
 
 from benchmarks.common import REPO, RESULTS, run
 
-BENCHMARKS = ("speed_unet", "quality_imagen_pytorch")
+BENCHMARKS = ("speed_unet", "quality_imagen_pytorch", "speed_evaluation")
 
 
-def fill(text: str, name: str, block: str) -> str:
+def fill(text: str, name: str, block: str, page: str = "benchmarks/README.md") -> str:
     """The page with what stands between `<!-- name -->` and `<!-- /name -->` replaced; ValueError without them."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"benchmarks/README.md has no <!-- {name} --> … <!-- /{name} --> to fill")
+        raise ValueError(f"{page} has no <!-- {name} --> … <!-- /{name} --> to fill")
     return pattern.sub(lambda found: found[1] + block + found[2], text)
 
 

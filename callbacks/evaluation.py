@@ -1,4 +1,4 @@
-"""Alignment during training: do the images show what their captions say, and since which step?"""
+"""Evaluation during training: the evaluators of evaluate.py every so often, on few samples of the averaged weights."""
 
 from __future__ import annotations
 
@@ -6,68 +6,104 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from callbacks.steps import due, evaluating
-from evaluators.alignment import SceneAlignment, summary
+from evaluators.alignment import SceneAlignment
+from evaluators.base import Evaluator
 from evaluators.images import to_uint8
-from evaluators.prompts import sample_seed
+from evaluators.measure import Ranks, measure
+from evaluators.prompts import PromptSet, load_prompts, sample_seed
 
 
 class Evaluate(pl.Callback):
-    """Logs `eval/<split>/<skill>` of captioned scenes, drawn with the averaged weights, every so many optimiser steps.
+    """Logs `eval/<split>/<metric>`, drawn with the averaged weights, every so many optimiser steps.
 
     Prompts and seeds are the same at every step and in every run of this data, so that curves can be compared. Each
-    process draws its share. Data without scene prompts, and a module that cannot sample yet, are left in peace.
+    process draws its share. A module that cannot sample yet is left in peace; what an evaluator cannot compute is said
+    once.
 
     Args:
         every_steps: optimiser steps between two evaluations; also at the end.
         n: prompts per split; with 128 a share of one half is known to 9 points (95 %).
-        splits: names of scene splits.
+        splits: names of splits; None is iid for captioned scenes, else val.
         batch_size: images drawn at once, per process.
         options: passed to the module's sample(), for instance {num_steps: 16}.
+        evaluators: by name; None is alignment for captioned scenes, and nothing for other data.
+        train_images: training images looked at for copies, at most.
     """
 
     def __init__(
         self,
         every_steps: int = 1000,
         n: int = 128,
-        splits: Sequence[str] = ("iid",),
+        splits: Sequence[str] | None = None,
         batch_size: int = 64,
         options: dict[str, Any] | None = None,
+        evaluators: dict[str, Evaluator | None] | None = None,
+        train_images: int = 1000,
     ) -> None:
         if n < 1 or batch_size < 1:
             raise ValueError(f"callbacks.evaluate: n={n} and batch_size={batch_size} must be at least 1")
-        self.every_steps, self.n, self.splits, self.batch_size = every_steps, n, list(splits), batch_size
-        self.options = dict(options or {})
+        self.every_steps, self.n, self.batch_size = every_steps, n, batch_size
+        self.splits = None if splits is None else list(splits)
+        self.options, self.train_images = dict(options or {}), train_images
+        self.evaluators = None if evaluators is None else {k: e for k, e in evaluators.items() if e is not None}
+        self._prompts: dict[str, PromptSet] = {}
+        self._told: set[str] = set()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        if not due(trainer, module, self.every_steps) or not hasattr(trainer.datamodule, "prompts"):
+        if not due(trainer, module, self.every_steps):
             return
-        if module.sampling_refusal() is not None:
+        scenes = hasattr(trainer.datamodule, "prompts")
+        # Without the controls, which do not change while training: half the time.
+        default: dict[str, Evaluator] = {"alignment": SceneAlignment(controls=False)} if scenes else {}
+        evaluators = default if self.evaluators is None else self.evaluators
+        if not evaluators or module.sampling_refusal() is not None:
             return
         line: dict[str, float] = {"images": module.images_seen}
-        with evaluating(trainer, module):
-            for split in self.splits:
-                rows = summary(self._scores(trainer, module, split))
-                line |= {f"eval/{split}/{skill}": row["mean"] for skill, row in rows.items()}
+        for split in self.splits or (["iid"] if scenes else ["val"]):
+            line |= self._numbers(trainer, module, split, evaluators)
         for logger in trainer.loggers:
             logger.log_metrics(line, step=module.optimizer_steps)
 
-    def _scores(self, trainer: pl.Trainer, module: Any, split: str) -> list[dict[str, float]]:
-        """Skills of every prompt of a split, on every process."""
-        pairs = trainer.datamodule.prompts(split, self.n)
-        mine = list(range(self.n))[trainer.global_rank :: trainer.world_size]
-        alignment = SceneAlignment(controls=False)
-        for start in range(0, len(mine), self.batch_size):
-            part = mine[start : start + self.batch_size]
-            captions = [pairs[i][0] for i in part]
-            image = module.sample(captions, seeds=[sample_seed(0, split, i) for i in part], **self.options)
-            image_u8 = to_uint8(image.float().cpu())
-            alignment.update(image_u8, image_u8, captions, specs=[pairs[i][1].to_dict() for i in part])
-        scores: list[dict[str, float]] = alignment.details()["scores"]
-        if trainer.world_size == 1:
-            return scores
-        shares: list[Any] = [None] * trainer.world_size
-        dist.all_gather_object(shares, scores)
-        return [row for share in shares for row in share]
+    def _numbers(
+        self, trainer: pl.Trainer, module: Any, split: str, evaluators: dict[str, Evaluator]
+    ) -> dict[str, float]:
+        """`eval/<split>/<metric>` of every number, on process 0."""
+        ranks = Ranks(trainer.global_rank, trainer.world_size, gather) if trainer.world_size > 1 else Ranks()
+        if split not in self._prompts:
+            needs = frozenset().union(*(e.needs for e in evaluators.values()))
+            prompts = load_prompts(trainer.datamodule, split, self.n, needs, self.train_images)
+            self._prompts[split] = prompts.asked(module.conditioning)
+        prompts, mine = self._prompts[split], ranks.share(self.n)
+        drawn: dict[int, Tensor] = {}
+        # All images first: measuring in the run's precision would measure something else.
+        with evaluating(trainer, module):
+            for start in range(0, len(mine), self.batch_size):
+                part = mine[start : start + self.batch_size]
+                seeds = [sample_seed(0, split, i) for i in part]
+                image = module.sample(prompts.conditions(part), seeds=seeds, **self.options)
+                drawn |= dict(zip(part, to_uint8(image.float().cpu())))
+        device = str(getattr(module, "device", "cpu"))
+        found = measure(
+            evaluators,
+            prompts,
+            lambda indices: torch.stack([drawn[i] for i in indices]),
+            device=device,
+            ranks=ranks,
+        )
+        for metric, why in found.not_computed.items():
+            if metric not in self._told:
+                print(f"callbacks.evaluate: {metric}: not computed: {why}", flush=True)
+                self._told.add(metric)
+        return {f"eval/{split}/{metric}": row["value"] for metric, row in found.metrics.items()}
+
+
+def gather(mine: Any) -> list[Any]:
+    """Every process's object, in the order of ranks."""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, mine)
+    return shares

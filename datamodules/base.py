@@ -23,8 +23,13 @@ def to_model_range(image_u8: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image)
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items -> batch dict: tensors stacked, integers to int64 (B,), everything else (captions, specs) a list."""
+def collate(items: list[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    """Items -> batch dict: tensors stacked, integers to int64 (B,), everything else (captions, specs) a list.
+
+    A batch dict stays what it is: a dataset with `__getitems__` makes whole batches.
+    """
+    if isinstance(items, dict):
+        return items
     batch: dict[str, Any] = {}
     for key, first in items[0].items():
         values = [item[key] for item in items]

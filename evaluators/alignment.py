@@ -13,6 +13,7 @@ from scenes.grammar import SceneSpec
 from scenes.parser import parse
 from scenes.scoring import aggregate, score
 
+CONTROLS = ("real", "reconstruction")
 MAX_COUNT = 8  # the last row and column of the confusion of counts mean "this many or more"
 
 
@@ -20,7 +21,9 @@ class SceneAlignment(Evaluator):
     """Share of scenes that are right in presence, count, colour, shape, size, binding, relation, spelling, and in all.
 
     Every skill comes with a Wilson 95 % interval and two controls: `…_real`, the parser on the data's own images (what
-    a perfect generator would score), and `…_chance`, the same images scored against other prompts' specs.
+    a perfect generator would score), and `…_chance`, the same images scored against other prompts' specs. Where the
+    model can rebuild real images, `…_reconstruction` scores those: it parts what the decoder cannot draw from what the
+    generator does not mean.
     `skills_mean` is the plain mean over the skills that apply, without `exact`.
 
     Source: Ghosh et al. 2023 (GenEval), section 3, with a closed-form parser in place of learned detectors.
@@ -31,46 +34,53 @@ class SceneAlignment(Evaluator):
     unit = "%"
     higher_is_better = True
     needs = frozenset({"specs"})
+    section = "alignment"
 
     def __init__(self, controls: bool = True) -> None:
         self.controls = controls
-        self.reset()
 
-    def reset(self) -> None:
-        self._specs: list[SceneSpec] = []
-        self._parsed: list[Any] = []
-        self._fake: list[dict[str, float]] = []
-        self._real: list[dict[str, float]] = []
-
-    def update(self, real: Tensor, fake: Tensor, captions: Sequence[str] | None, **extra: Any) -> None:
+    def update(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        captions: Sequence[str] | None,
+        *,
+        indices: Sequence[int] | None = None,
+        **extra: Any,
+    ) -> None:
         specs = [SceneSpec.from_dict(spec) for spec in extra["specs"]]
         check_u8(real=real, fake=fake)
         if not len(specs) == len(fake) == len(real):
             raise ValueError(f"{len(specs)} specs for {len(fake)} generated and {len(real)} real images")
-        parsed = [parse(image) for image in _hwc(fake)]
-        self._specs += specs
-        self._parsed += parsed
-        self._fake += [score(spec, scene) for spec, scene in zip(specs, parsed)]
+        sets = {"fake": fake}
         if self.controls:
-            self._real += [score(spec, parse(image)) for spec, image in zip(specs, _hwc(real))]
+            sets["real"] = real
+            if (rebuilt := extra.get("reconstruction")) is not None:
+                sets["reconstruction"] = rebuilt
+        columns: dict[str, list[Any]] = {"spec": specs}
+        for name, images in sets.items():
+            parsed = [parse(image) for image in _hwc(images)]
+            columns[name] = [score(spec, scene) for spec, scene in zip(specs, parsed)]
+            columns |= {"scene": parsed} if name == "fake" else {}
+        self.rows.add(self.rows.next(len(fake)) if indices is None else indices, **columns)
 
     def compute(self) -> dict[str, float]:
-        if not self._fake:
+        if not len(self.rows):
             raise NotComputed("alignment has seen no images")
-        real = summary(self._real) if self._real else {}
-        chance = summary(self._shuffled()) if self.controls and len(self._fake) > 1 else {}
+        controls = {name: summary(self.rows.column(name)) for name in CONTROLS if name in self.rows.names}
+        if self.controls and len(self.rows) > 1:
+            controls["chance"] = summary(self._shuffled())
         values: dict[str, float] = {}
-        for skill, row in summary(self._fake).items():
+        for skill, row in summary(self.rows.column("fake")).items():
             values[skill] = row["mean"]
             values |= {f"{skill}_{key}": row[key] for key in ("low", "high", "n") if key in row}
-            for control, rows in (("real", real), ("chance", chance)):
-                if skill in rows:
-                    values[f"{skill}_{control}"] = rows[skill]["mean"]
+            values |= {f"{skill}_{name}": rows[skill]["mean"] for name, rows in controls.items() if skill in rows}
         return values
 
     def _shuffled(self) -> list[dict[str, float]]:
-        shift = len(self._specs) // 2  # the prompts are in random order, so any fixed pairing with others is a shuffle
-        return [score(self._specs[(i + shift) % len(self._specs)], scene) for i, scene in enumerate(self._parsed)]
+        specs, scenes = self.rows.column("spec"), self.rows.column("scene")
+        shift = len(specs) // 2  # the prompts are in random order, so any fixed pairing with others is a shuffle
+        return [score(specs[(i + shift) % len(specs)], scene) for i, scene in enumerate(scenes)]
 
     def protocol(self) -> dict[str, Any]:
         return {"instrument": "scenes.parser", "resize": None}
@@ -78,12 +88,14 @@ class SceneAlignment(Evaluator):
     def details(self) -> dict[str, Any]:
         """`count_confusion[asked][found]` over object scenes, and `wrong`: per image, the skills below 1."""
         confusion = np.zeros((MAX_COUNT + 1, MAX_COUNT + 1), dtype=int)
-        for spec, scene in zip(self._specs, self._parsed):
+        scores = self.rows.column("fake") if len(self.rows) else []
+        pairs = zip(self.rows.column("spec"), self.rows.column("scene")) if len(self.rows) else ()
+        for spec, scene in pairs:
             if spec.groups:
                 asked = sum(group.count for group in spec.groups)
                 confusion[min(asked, MAX_COUNT), min(len(scene.objects), MAX_COUNT)] += 1
-        wrong = [[skill for skill, value in scores.items() if value < 1 and skill != "exact"] for scores in self._fake]
-        return {"count_confusion": confusion.tolist(), "wrong": wrong, "scores": self._fake}
+        wrong = [[skill for skill, value in row.items() if value < 1 and skill != "exact"] for row in scores]
+        return {"count_confusion": confusion.tolist(), "wrong": wrong, "scores": scores}
 
 
 def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:

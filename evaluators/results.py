@@ -1,8 +1,10 @@
-"""From measured numbers to files: cards, metrics.json and report.html, and the table on the terminal."""
+"""From measured numbers to files: cards, metrics.json and the pictures beside it, and the table on the terminal."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,16 @@ from typing import Any
 from evaluators.card import SCHEMA, Card, versions
 from evaluators.measure import Measured
 from evaluators.prompts import PromptSet
-from evaluators.report import Example, render, show
-from evaluators.samples import SampleStore, digest
+from evaluators.report import Result, render, show
+from evaluators.samples import save_shown
 
+NUMBERS = ("low", "high", "real", "chance", "noise", "reconstruction")
 NOTES = {
     "exact": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with "
     "what was asked. It knows this data's renderer and nothing else: it says nothing about photographs or beauty.",
     "fd_": "Fréchet distances fall with the number of images at fixed quality: read a value beside its 'real images' "
-    "control, what a perfect generator would score, and compare only equal n. fd_efficientnet_lite0 is not FID: "
-    "no figure of a paper compares with it.",
+    "control, what a perfect generator would score, and compare only equal n. Only Inception's may be called FID: "
+    "no figure of a paper compares with the others.",
     "fid": "fid uses the published Inception weights with torch-fidelity's resizing. Papers use 50,000 images: compare "
     "only equal n.",
 }
@@ -26,42 +29,48 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was evaluated: everything on the page and the cards that is not a measurement."""
+    """What was evaluated: everything in metrics.json and on the cards that is not a measurement."""
 
+    name: str
+    family: str
     title: str
+    date: str
+    commit: str
     facts: dict[str, str]
     data: str
-    data_fingerprint: str
+    data_fingerprint: str | None
     seeds: str
     sampling: dict[str, Any]
     model: dict[str, Any]
-    cost: dict[str, str]
+    cost: dict[str, Any]
     reproduce: str
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class SplitResult:
-    """One split's prompts, where their samples lie, the samples' seeds and the numbers."""
+    """One split's prompts, the folder of its generated images, their seeds (None: unknown) and the numbers."""
 
     prompts: PromptSet
-    store: SampleStore
-    seeds: list[int]
+    samples: Path
+    seeds: list[int] | None
     measured: Measured
 
 
 @dataclass
 class Sweep:
-    """One option's values with the numbers at each: points [{option: x, metric: y, …}]."""
+    """One option's values with the numbers at each: points [{x, nfe, sec_per_image, metric, metric_low, …}]."""
 
     option: str
     split: str
     n: int
+    series: str
     metrics: dict[str, str] = field(default_factory=dict)  # headline metric -> unit, drawn on the page
-    points: list[dict[str, float]] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, value: float, measured: Measured) -> None:
-        """Adds the numbers measured with `option=value`."""
-        point = {self.option: float(value)}
+    def add(self, value: float | str, measured: Measured, cost: dict[str, Any]) -> None:
+        """Adds the numbers measured with `option=value` and what drawing an image so costs."""
+        point: dict[str, Any] = {"x": value, **{key: cost[key] for key in ("nfe", "sec_per_image")}}
         for metric, row in measured.metrics.items():
             if row["headline"]:
                 self.metrics[metric] = row["unit"]
@@ -69,37 +78,59 @@ class Sweep:
         self.points.append(point)
 
 
-def write_results(
-    out: str | Path, what: Evaluated, splits: dict[str, SplitResult], sweep: Sweep | None, num_examples: int
-) -> dict[str, Any]:
-    """Writes cards/, metrics.json and report.html into `out` and returns what metrics.json holds."""
+def write_result(
+    out: str | Path, what: Evaluated, splits: dict[str, SplitResult], sweeps: Sequence[Sweep] = ()
+) -> Result:
+    """Writes cards/, real/ and metrics.json of one model into `out` and returns what metrics.json holds."""
     out = Path(out)
     for split in splits.values():
         for card in cards(what, split):
             card.save(out / "cards")
-    result = {
+    data = {
         "schema": SCHEMA,
-        "title": what.title,
-        "facts": what.facts,
-        "splits": {
-            name: {
-                "n": len(split.prompts),
-                "metrics": split.measured.metrics,
-                "not_computed": split.measured.not_computed,
-                "details": split.measured.details,
-            }
-            for name, split in splits.items()
-        },
-        "not_computed": {m: why for split in splits.values() for m, why in split.measured.not_computed.items()},
-        "sweep": vars(sweep) if sweep else None,
+        **{key: getattr(what, key) for key in ("name", "family", "title", "date", "commit", "facts", "sampling")},
+        "model": what.model,
         "cost": what.cost,
-        "notes": _notes(splits),
+        "data": {"name": what.data, "fingerprint": what.data_fingerprint, "seeds": what.seeds},
+        "versions": versions(),
+        "splits": {name: _split(out, split) for name, split in splits.items()},
+        "sweeps": [vars(sweep) for sweep in sweeps],
+        "notes": [*what.notes, *_notes(splits)],
         "reproduce": what.reproduce,
     }
-    (out / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
-    shown = {name: _examples(split, num_examples) for name, split in splits.items()}
-    (out / "report.html").write_text(render(result, shown), encoding="utf-8")
-    return result
+    write_atomically(out / "metrics.json", json.dumps(data, indent=1) + "\n")
+    return Result(data, out)
+
+
+def _split(out: Path, split: SplitResult) -> dict[str, Any]:
+    prompts = split.prompts
+    real = save_shown(out / "real", prompts.split, prompts.real)
+    return {
+        "n": len(prompts),
+        "samples": os.path.relpath(split.samples, out),
+        "real": os.path.relpath(real, out),
+        **{name: getattr(prompts, name) for name in ("captions", "labels")},
+        "reference_split": prompts.reference_split,
+        "holdout_split": prompts.holdout_split,
+        "n_train": None if prompts.train is None else len(prompts.train),
+        "seeds": split.seeds,
+        **vars(split.measured),
+    }
+
+
+def write_report(out: str | Path, results: Sequence[Result]) -> Path:
+    """Writes report.html on one or many evaluations and returns its path."""
+    path = Path(out) / "report.html"
+    write_atomically(path, render(list(results)))
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file through a temporary one, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
 
 
 def cards(what: Evaluated, split: SplitResult) -> list[Card]:
@@ -107,8 +138,6 @@ def cards(what: Evaluated, split: SplitResult) -> list[Card]:
     prompts, measured = split.prompts, split.measured
     common = {
         "split": prompts.split,
-        "n_real": len(prompts),
-        "n_fake": len(prompts),
         "seeds": what.seeds,
         "data": what.data,
         "data_fingerprint": what.data_fingerprint,
@@ -116,47 +145,38 @@ def cards(what: Evaluated, split: SplitResult) -> list[Card]:
         "model": what.model,
         "versions": versions(),
     }
-    reference = {
-        "reference_split": prompts.reference_split,
-        "prompts": digest([prompts.captions, prompts.specs, prompts.labels]),
-    }
     made = []
     for metric, row in measured.metrics.items():
-        numbers = {key: row[key] for key in ("low", "high", "real", "chance") if key in row}
+        n = row["protocol"]["images"]
+        numbers = {key: row[key] for key in NUMBERS if key in row}
         made.append(
             Card(
                 metric=metric,
                 value=row["value"],
+                n_real=n,
+                n_fake=n,
                 unit=row["unit"],
                 higher_is_better=row["higher_is_better"],
-                protocol=row["protocol"] | reference,
+                protocol=row["protocol"],
                 **numbers,
                 **common,
             )
         )
-    return made + [Card(metric=m, value=None, not_computed=why, **common) for m, why in measured.not_computed.items()]
-
-
-def scalars(result: dict[str, Any]) -> dict[str, float]:
-    """Flat `eval/<split>/<metric>` numbers with their controls, for a logger."""
-    flat = {}
-    for name, split in result["splits"].items():
-        for metric, row in split["metrics"].items():
-            flat[f"eval/{name}/{metric}"] = row["value"]
-            flat |= {f"eval/{name}/{metric}_{key}": row[key] for key in ("real", "chance") if key in row}
-    return flat
+    n = len(prompts)
+    lacking = measured.not_computed.items()
+    return made + [Card(metric=m, value=None, not_computed=why, n_real=n, n_fake=n, **common) for m, why in lacking]
 
 
 def table(result: dict[str, Any]) -> str:
     """The numbers as one plain text table, and what was not computed below it."""
-    names = list(result["splits"])
-    metrics = list(dict.fromkeys(m for split in result["splits"].values() for m in split["metrics"]))
-    rows = [["", *[f"{name} (n={result['splits'][name]['n']})" for name in names]]]
-    for metric in metrics:
-        rows.append([metric, *[_entry(result["splits"][name]["metrics"].get(metric)) for name in names]])
+    splits = result["splits"]
+    metrics = list(dict.fromkeys(m for split in splits.values() for m in split["metrics"]))
+    rows = [["", *[f"{name} (n={split['n']})" for name, split in splits.items()]]]
+    rows += [[metric, *[_entry(split["metrics"].get(metric)) for split in splits.values()]] for metric in metrics]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(lines + [f"{m}: not computed: {why}" for m, why in result["not_computed"].items()])
+    lacking = {metric: why for split in splits.values() for metric, why in split["not_computed"].items()}
+    return "\n".join(lines + [f"{metric}: not computed: {why}" for metric, why in lacking.items()])
 
 
 def _entry(row: dict[str, Any] | None) -> str:
@@ -169,21 +189,3 @@ def _entry(row: dict[str, Any] | None) -> str:
 def _notes(splits: dict[str, SplitResult]) -> list[str]:
     metrics = {metric for split in splits.values() for metric in split.measured.metrics}
     return [note for start, note in NOTES.items() if any(metric.startswith(start) for metric in metrics)]
-
-
-def _examples(split: SplitResult, count: int) -> list[Example]:
-    indices = list(range(min(count, len(split.prompts))))
-    if not indices:
-        return []
-    images = split.store.read(indices).permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
-    wrong = split.measured.details.get("wrong")
-    captions = split.prompts.captions
-    return [
-        Example(
-            image_u8=images[i] if images.shape[3] == 3 else images[i].repeat(3, axis=2),
-            caption=captions[i] if captions else None,
-            seed=split.seeds[i],
-            wrong=wrong[i] if wrong else None,
-        )
-        for i in indices
-    ]

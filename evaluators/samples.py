@@ -2,74 +2,119 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluators.card import digest
+from evaluators.prompts import pixels_digest
 
-def digest(protocol: Any) -> str:
-    """Twelve hex digits of a plain nested value; the same for equal values on every machine."""
-    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+SHOWN = 24  # real images written beside the samples, for the page
+
+
+class Batch(NamedTuple):
+    """Seconds that sampling some images together took; `warm` is False for the first of a process."""
+
+    images: int
+    sec: float
+    warm: bool
 
 
 class SampleStore:
     """PNGs of one sampling protocol, in `root/<label>-<digest of the protocol>/`.
 
     What an image looks like depends on its prompt and its own seed, so the count is no part of the protocol: a larger
-    n keeps the images there are and adds to them.
+    n keeps the images there are and adds to them. Several processes may write different images of one store.
 
     Args:
         root: folder of all stores.
         label: readable start of the folder's name, for instance the split.
         protocol: plain nested value that fixes every image: weights, sampler, steps, guidance, prompts, seeds.
+        rank: of the process; each keeps its own times.
     """
 
-    def __init__(self, root: str | Path, label: str, protocol: dict[str, Any]) -> None:
-        self.folder = Path(root) / f"{label}-{digest(protocol)}"
+    def __init__(self, root: str | Path, label: str, protocol: dict[str, Any], rank: int = 0) -> None:
+        self.folder, self.rank = Path(root) / f"{label}-{digest(protocol)}", rank
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "protocol.json", json.dumps(protocol, indent=1, sort_keys=True).encode())
-        timing = self.folder / "timing.json"
-        self._timing = json.loads(timing.read_text()) if timing.is_file() else {"images": 0, "sec": 0.0}
+        if rank == 0:
+            _write(self.folder / "protocol.json", json.dumps(protocol, indent=1, sort_keys=True).encode())
 
     def path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.png"
+        return self.folder / f"{index:05d}.png"
 
-    def missing(self, n: int) -> list[int]:
-        """Which of the first n images have yet to be sampled."""
-        return [index for index in range(n) if not self.path(index).is_file()]
+    def missing(self, indices: Sequence[int]) -> list[int]:
+        """Which of these images have yet to be sampled."""
+        return [index for index in indices if not self.path(index).is_file()]
 
-    def write(self, indices: Sequence[int], image_u8: Tensor, sec: float) -> None:
-        """Saves uint8 images (B, C, H, W) under their indices, and the seconds that sampling them took."""
+    def write(self, indices: Sequence[int], image_u8: Tensor, sec: float, warm: bool = True) -> None:
+        """Saves uint8 images (B, C, H, W) under their indices, and the seconds that sampling them took.
+
+        `warm` is False for a process's first batch, which loads encoders and kernels.
+        """
         for index, image in zip(indices, image_u8):
-            array = image.permute(1, 2, 0).cpu().numpy()  # (H, W, C)
-            _write_png(self.path(index), array[..., 0] if array.shape[2] == 1 else array)
-        self._timing["images"] += len(indices)
-        self._timing["sec"] += sec
-        _write(self.folder / "timing.json", json.dumps(self._timing).encode())
+            write_png(self.path(index), image)
+        path = self.folder / f"timing-{self.rank}.json"
+        known = json.loads(path.read_text()) if path.is_file() else []
+        _write(path, json.dumps([*known, [len(indices), sec, warm]]).encode())
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The images as uint8 (B, C, H, W)."""
-        arrays = [np.asarray(Image.open(self.path(index))) for index in indices]
-        batch = torch.from_numpy(np.stack([a[..., None] if a.ndim == 2 else a for a in arrays]))
-        return batch.permute(0, 3, 1, 2).contiguous()
+        return read_pngs([self.path(index) for index in indices])
 
-    def sec_per_image(self) -> float | None:
-        """Mean seconds of sampling one image, over all that were ever sampled here."""
-        return self._timing["sec"] / self._timing["images"] if self._timing["images"] else None
+    def timing(self) -> list[Batch]:
+        """Every batch that was ever sampled here, by whichever process."""
+        return [Batch(*b) for path in sorted(self.folder.glob("timing-*.json")) for b in json.loads(path.read_text())]
+
+    def keep(self, name: str, value: dict[str, Any]) -> None:
+        """Saves a small fact about this sampling, such as its cost."""
+        _write(self.folder / f"{name}.json", json.dumps(value).encode())
+
+    def kept(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _write_png(path: Path, array: np.ndarray) -> None:
+def sec_per_image(timing: Sequence[Batch]) -> tuple[float | None, float | None]:
+    """Median and minimum over batches of the seconds an image took.
+
+    Batches that are not warm, or partial, count only where there are no others.
+    """
+    timing = [batch for batch in timing if batch.warm] or timing
+    full = max((batch.images for batch in timing), default=0)
+    each = [batch.sec / batch.images for batch in timing if batch.images == full]
+    return (statistics.median(each), min(each)) if each else (None, None)
+
+
+def save_shown(root: Path, label: str, images_u8: Tensor, count: int = SHOWN) -> Path:
+    """Writes the first images (B, C, H, W) of a set as PNGs into `root/<label>-<hash of them>/` and returns it."""
+    folder = root / f"{label}-{pixels_digest(images_u8[:count])}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images_u8[:count]):
+        if not (path := folder / f"{index:05d}.png").is_file():
+            write_png(path, image)
+    return folder
+
+
+def read_pngs(paths: Sequence[Path]) -> Tensor:
+    """Grey or colour PNGs of one size as uint8 (B, C, H, W)."""
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    batch = torch.from_numpy(np.stack([a[..., None] if a.ndim == 2 else a for a in arrays]))
+    return batch.permute(0, 3, 1, 2).contiguous()
+
+
+def write_png(path: Path, image_u8: Tensor) -> None:
+    """Saves one uint8 image (C, H, W), whole or not at all."""
+    array = image_u8.permute(1, 2, 0).cpu().contiguous().numpy()  # (H, W, C)
     temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    Image.fromarray(array).save(temporary, format="PNG")
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
     os.replace(temporary, path)
 
 

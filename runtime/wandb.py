@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ class WandbLogger(Logger):
             import wandb
 
             run.log({key: wandb.Image(picture), "step": step})
+
+        self._try(send)
+
+    @rank_zero_only
+    def log_built(self, build: Callable[[Any], dict[str, Any]], step: int) -> None:
+        """Tables, pictures, charts and pages: whatever `build(wandb)` gives, by key; nothing is sent for nothing."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            if built := build(wandb):
+                run.log({**built, "step": step})
 
         self._try(send)
 

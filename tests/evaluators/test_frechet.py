@@ -7,8 +7,17 @@ import torch
 from torch import Tensor
 
 from evaluators.base import NotComputed
-from evaluators.features import FeatureExtractor
-from evaluators.frechet import FeatureStats, FrechetDistance, frechet_distance
+from evaluators.feature_cache import FeatureCache
+from evaluators.frechet import (
+    FeatureStats,
+    FrechetDistance,
+    FrechetInfinity,
+    frechet_distance,
+    frechet_of_features,
+    reference_stats,
+)
+from evaluators.prompts import PromptSet
+from tests.evaluators.pixel_features import Pixels, fed, images, normal
 
 
 def stats(features: Tensor) -> FeatureStats:
@@ -19,10 +28,6 @@ def stats(features: Tensor) -> FeatureStats:
 
 def distance(a: FeatureStats, b: FeatureStats) -> float:
     return frechet_distance(a.mean(), a.cov(), b.mean(), b.cov())
-
-
-def normal(n: int, dim: int, seed: int) -> Tensor:
-    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_closed_form_of_diagonal_gaussians() -> None:
@@ -56,6 +61,71 @@ def test_agrees_with_torch_fidelity_and_torchmetrics(n: int) -> None:
     assert own == pytest.approx(float(_compute_fid(a.mean(), a.cov(), b.mean(), b.cov())), rel=2e-6, abs=1e-5)
 
 
+@pytest.mark.parametrize("n", [40, 200, 1000])
+def test_features_and_moments_give_one_distance(n: int) -> None:
+    a, b = normal(n, 128, 0), 1.2 * normal(n, 128, 1) + 0.1
+    assert frechet_of_features(a, b) == pytest.approx(distance(stats(a), stats(b)), rel=1e-9, abs=1e-5)
+    assert frechet_of_features(a, b) == pytest.approx(frechet_of_features(b, a), rel=1e-9)
+    assert abs(frechet_of_features(a, a)) < 1e-5
+
+
+@pytest.mark.parametrize("n", [500, 1000])
+def test_bias_of_two_samples_of_one_distribution(n: int) -> None:
+    """About d² / 2n: the floor that every value is read against."""
+    found = [frechet_of_features(normal(n, 128, 2 * i), normal(n, 128, 2 * i + 1)) for i in range(3)]
+    assert sum(found) / 3 == pytest.approx(128**2 / (2 * n), rel=0.1)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    """Two Gaussians with a true distance of 4: at n = 2000 the plain value is 1 too high."""
+    shift = torch.zeros(64).double()
+    shift[0] = 2
+    evaluator = FrechetInfinity(Pixels(64))
+    reference, fake, same = normal(2000, 64, 0), normal(2000, 64, 1) + shift, normal(2000, 64, 2)
+    judge = evaluator.against(reference)
+    plain, found = frechet_of_features(reference, fake), judge(fake)["fd_inf_pixels_raw"]
+    assert plain > 4.7 and found == pytest.approx(4, abs=0.4)
+    assert judge(same)["fd_inf_pixels_raw"] == pytest.approx(0, abs=0.15)
+    curve = evaluator.details()["fd_inf_pixels_raw_curve"]
+    assert curve["n"][0] == 500 and curve["n"][-1] == 2000 and len(curve["value"]) == 8
+    assert curve["r2"] > 0.97 and curve["fit"][0] == found
+    assert judge(fake) == {"fd_inf_pixels_raw": found}  # subsets have their own seed
+
+
+def test_extrapolation_wants_a_thousand_images() -> None:
+    evaluator = fed(FrechetInfinity(Pixels()), real=images(999, 0), fake=images(999, 1), reference=images(999, 2))
+    with pytest.raises(NotComputed, match="at least 1000, got 999"):
+        evaluator.compute()
+    assert evaluator.details() == {}
+
+
+def test_against_all_training_images_with_moments_kept_by_content() -> None:
+    train = images(3000, 5)
+    prompts = PromptSet("test", None, None, None, images(200, 0), None, None, train=train)
+    extractor = Pixels()
+    extractor.cache = FeatureCache()
+    evaluator = FrechetDistance(extractor, reference="train")
+    assert evaluator.needs == {"train"} and evaluator.protocol()["reference"] == "train"
+    evaluator.prepare(prompts)
+    fed(evaluator, real=prompts.real, fake=images(200, 1, high=100))
+    found = evaluator.compute()["fd_pixels_raw"]
+    features = (train.flatten(1)[:, :16].float() / 255).double()
+    assert found == pytest.approx(frechet_of_features(features, evaluator.rows.column("fake")), rel=1e-9)
+    before = extractor.computed
+    again = reference_stats(extractor, train)
+    assert extractor.computed == before and again.n == 3000
+    torch.testing.assert_close(again.mean(), features.mean(0), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="reference='val'"):
+        FrechetDistance(extractor, reference="val")
+
+
+def test_batches_and_order_change_no_digit() -> None:
+    sets = {"real": images(200, 0), "fake": images(200, 1, high=200), "reference": images(200, 2)}
+    one = fed(FrechetDistance(Pixels()), batch=200, **sets).compute()
+    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(1)).tolist()
+    assert fed(FrechetDistance(Pixels()), batch=7, order=shuffled, **sets).compute() == one
+
+
 def test_batches_and_merges_give_the_moments_of_the_whole() -> None:
     features = (30 + 0.05 * normal(1000, 8, 0)).float()  # float32 sums would be ten times off here
     parts = FeatureStats(8)
@@ -70,29 +140,14 @@ def test_same_set_is_zero_also_when_rank_deficient() -> None:
     assert abs(distance(few, few)) < 1e-5
 
 
-class Pixels(FeatureExtractor):
-    """Sixteen pixels as features."""
-
-    id, distance_name = "pixels", "fd_pixels"
-
-    def _load(self):
-        return torch.nn.Identity(), "none"
-
-    def _features(self, net, image_u8):
-        return image_u8[:, 0].flatten(1)[:, :16]
-
-
-def images(n: int, seed: int, high: int = 256) -> Tensor:
-    return torch.randint(0, high, (n, 3, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
 def test_evaluator_reports_the_floor_of_real_images_beside_the_value() -> None:
     evaluator = FrechetDistance(Pixels())
     for part in range(3):
         evaluator.update(images(100, part), images(100, 10 + part, high=120), None, reference=images(100, 20 + part))
     values = evaluator.compute()
-    assert set(values) == {"fd_pixels", "fd_pixels_real"}
-    assert values["fd_pixels"] > 10 * values["fd_pixels_real"] > 0
+    assert set(values) == {"fd_pixels_raw", "fd_pixels_raw_real", "fd_pixels_raw_noise", "fd_pixels_raw_n"}
+    assert values["fd_pixels_raw"] > 10 * values["fd_pixels_raw_real"] > 0
+    assert values["fd_pixels_raw_noise"] < 2 * values["fd_pixels_raw_real"]  # these real images are noise
     evaluator.reset()
     with pytest.raises(NotComputed, match="at least 128, got 0"):
         evaluator.compute()
@@ -103,9 +158,8 @@ def test_evaluator_reports_the_floor_of_real_images_beside_the_value() -> None:
 
 def test_evaluator_refuses_unequal_counts_and_sizes() -> None:
     evaluator = FrechetDistance(Pixels())
-    evaluator.update(images(8, 0), images(8, 1), None, reference=images(6, 2))
-    with pytest.raises(NotComputed, match="same"):
-        evaluator.compute()
+    with pytest.raises(ValueError, match="8 images, but 6 reference"):
+        evaluator.update(images(8, 0), images(8, 1), None, reference=images(6, 2))
     with pytest.raises(ValueError, match="one size"):
         evaluator.update(images(8, 0), images(8, 1)[..., :2], None, reference=images(8, 2))
     with pytest.raises(ValueError, match="fake must be uint8"):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
 
 from evaluators.alignment import SceneAlignment
 from evaluators.base import by_metric
-from evaluators.features import InceptionV3
+from evaluators.extractors.inception import InceptionV3
 from evaluators.frechet import FrechetDistance
-from evaluators.measure import measure
+from evaluators.measure import Measured, Ranks, measure
+from tests.judge import Brightness
 
 
 def test_numbers_come_with_their_circumstances_and_reasons(make_prompts, tmp_path) -> None:
@@ -54,3 +57,89 @@ def test_by_metric_groups_suffixes_of_known_metrics_only() -> None:
         "m": {"value": 1.0, "low": 0.5, "real": 2.0},
         "very_low": {"value": 3.0},
     }
+
+
+def judges(**needs: list[str]) -> dict[str, Brightness]:
+    return {name: Brightness(wanted) for name, wanted in needs.items()}
+
+
+def test_every_image_is_read_once_for_all_evaluators(make_prompts) -> None:
+    prompts, reads = make_prompts(10), []
+
+    def fake(indices: list[int]) -> torch.Tensor:
+        reads.append(indices)
+        return prompts.real[indices]
+
+    two = judges(a=[], b=["captions"])
+    measure(two, prompts, fake, batch_size=4)
+    assert reads == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert two["a"].prepared == two["b"].prepared == [prompts] and [c[0] for c in two["b"].calls] == reads
+
+
+def test_one_that_fails_stops_alone(make_prompts) -> None:
+    prompts = make_prompts(6)
+    failing = Brightness(fails="no weights")
+    failing.headlines = ("other",)
+    found = measure({"a": failing, "b": Brightness()}, prompts, lambda i: prompts.real[i])
+    assert found.not_computed == {"other": "no weights"} and set(found.metrics) == {"brightness"}
+
+
+def test_processes_put_their_rows_together_and_drop_what_failed_on_one(make_prompts) -> None:
+    """Two processes as two threads that meet at every gather."""
+    prompts = make_prompts(7)
+    alone = measure({"a": Brightness()}, prompts, lambda i: prompts.reference[i], batch_size=3)
+    meet, slots = Barrier(2, timeout=60), [None, None]
+
+    def process(rank: int, fails: str | None):
+        def gather(mine):
+            slots[rank] = mine
+            meet.wait()
+            everything = list(slots)
+            meet.wait()
+            return everything
+
+        other = Brightness(fails=fails)
+        other.headlines = ("other",)
+        both = {"a": Brightness(), "b": other}
+        return measure(both, prompts, lambda i: prompts.reference[i], batch_size=2, ranks=Ranks(rank, 2, gather))
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(process, (0, 1), (None, "fails on the second only"))
+    assert first.metrics == alone.metrics and first.details == alone.details
+    assert first.not_computed == {"other": "fails on the second only"} and second == Measured()
+
+
+def test_what_needs_a_caption_sees_only_images_that_have_one(make_prompts) -> None:
+    full = make_prompts(6)
+    prompts = replace(full, captions=[c if i % 2 else None for i, c in enumerate(full.captions)], paired=False)
+    two = judges(a=[], b=["captions"])
+    found = measure({"b": two["b"]}, prompts, lambda i: prompts.real[i], batch_size=4)
+    assert [c[0] for c in two["b"].calls] == [[1, 3], [5]]
+    row = found.metrics["brightness"]
+    assert row["n"] == row["protocol"]["images"] == 3
+    assert "real" not in row  # real images of a folder show other things than these captions say
+    assert "real" in measure({"a": two["a"]}, prompts, lambda i: prompts.real[i]).metrics["brightness"]
+
+
+def test_equal_contents_share_a_protocol_and_others_do_not(make_prompts) -> None:
+    prompts = make_prompts(6)
+
+    def protocol(prompts, *needs):
+        return measure(judges(a=list(needs)), prompts, lambda i: prompts.real[i]).metrics["brightness"]["protocol_id"]
+
+    same = replace(prompts, reference_split="elsewhere", captions=None)
+    assert protocol(prompts, "reference") == protocol(same, "reference") != protocol(prompts)
+    other = replace(prompts, reference=prompts.reference.flip(0))
+    assert protocol(prompts, "reference") != protocol(other, "reference")
+    assert protocol(prompts, "captions") != protocol(replace(prompts, captions=prompts.captions[::-1]), "captions")
+    assert protocol(prompts) != protocol(make_prompts(5))
+
+
+def test_training_sets_and_likelihoods_reach_those_who_ask(make_prompts) -> None:
+    prompts = make_prompts(4)
+    found = measure(judges(a=["train", "likelihood"]), prompts, lambda i: prompts.real[i])
+    assert "needs likelihood and train, which this data or this model" in found.not_computed["brightness"]
+    nats = {"nll": torch.arange(4.0)}
+    asking = judges(a=["train", "likelihood"])
+    measure(asking, replace(prompts, train=prompts.reference, likelihood=nats), lambda i: prompts.real[i], batch_size=3)
+    assert [c[2]["likelihood"]["nll"].tolist() for c in asking["a"].calls] == [[0, 1, 2], [3]]

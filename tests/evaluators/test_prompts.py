@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,47 @@ def test_plain_data_takes_the_reference_from_the_same_split_or_from_training() -
         load_prompts(data, "test", 11)
     with pytest.raises(ValueError, match="no split 'combo'; there are train, test"):
         load_prompts(data, "combo", 5)
+
+
+def test_training_images_and_others_that_were_not_trained_on() -> None:
+    data = SimpleNamespace(train_dataset=Numbers(50), val_dataset=Numbers(8), test_dataset=Numbers(12))
+    prompts = load_prompts(data, "test", 4, ("train", "holdout"), train_images=10)
+    assert prompts.train.shape == (10, 1, 4, 4) and prompts.train[:, 0, 0, 0].unique().numel() == 10
+    assert prompts.holdout_split == "test" and not_in(prompts.holdout, prompts.real, prompts.reference)
+    full = load_prompts(data, "test", 12, ("train", "holdout"))
+    assert (full.reference_split, full.holdout_split, len(full.holdout), len(full.train)) == ("train", "val", 8, 50)
+    data.val_dataset = None
+    assert torch.equal((last := load_prompts(data, "test", 12, ("holdout",))).holdout, last.real)
+    assert last.holdout_split == "test (the prompts' own)" and last.train is None
+    own = load_prompts(data, "train", 50, ("train", "holdout"))
+    assert own.holdout_split == "test" and own.reference is None
+    assert load_prompts(data, "test", 4).train is None  # read only where an evaluator asks
+
+
+def not_in(images: torch.Tensor, *others: torch.Tensor) -> bool:
+    return not any(torch.equal(a, b) for other in others for a in images for b in other)
+
+
+def test_data_drawn_afresh_has_no_training_images(scenes) -> None:
+    prompts = load_prompts(scenes, "iid", 3, ("train", "holdout"))
+    assert prompts.train is None and prompts.holdout is None
+
+
+def test_a_family_is_asked_in_its_own_terms(scenes) -> None:
+    prompts = load_prompts(scenes, "iid", 3)
+    assert prompts.asked("text") is prompts and prompts.conditions([2, 0]) == [prompts.captions[2], prompts.captions[0]]
+    assert (alone := prompts.asked("none")).specs is None and alone.conditions([1, 2]) == 2
+    labelled = replace(prompts, labels=[3, 1, 4]).asked("label")
+    assert labelled.conditions([2, 0]) == [4, 3] and labelled.captions is None
+    with pytest.raises(ValueError, match="the model draws from labels, and split iid of its data has none"):
+        prompts.asked("label")
+
+
+def test_a_selection_keeps_what_belongs_together(scenes) -> None:
+    prompts = replace(load_prompts(scenes, "iid", 4), likelihood={})
+    part = prompts.select([3, 1])
+    assert part.captions == [prompts.captions[3], prompts.captions[1]] and torch.equal(part.real[0], prompts.real[3])
+    assert len(part.reference) == 2 and part.likelihood is None and part.labels is None
 
 
 def test_sample_seeds_are_stable() -> None:

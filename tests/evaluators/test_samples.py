@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from evaluators.samples import SampleStore, digest
+from evaluators.card import digest
+from evaluators.samples import Batch, SampleStore, save_shown, sec_per_image
 
 
 def images(n: int, channels: int = 3) -> torch.Tensor:
@@ -15,9 +16,9 @@ def test_images_come_back_bit_for_bit_and_a_larger_n_only_adds(tmp_path) -> None
     store = SampleStore(tmp_path, "iid", {"seed": 0})
     store.write([0, 1], images(2), sec=4.0)
     again = SampleStore(tmp_path, "iid", {"seed": 0})
-    assert again.missing(4) == [2, 3]
+    assert again.missing(range(4)) == [2, 3]
     assert torch.equal(again.read([1, 0]), images(2).flip(0))
-    assert again.sec_per_image() == 2.0
+    assert sec_per_image(again.timing()) == (2.0, 2.0)
 
 
 def test_grey_images(tmp_path) -> None:
@@ -29,14 +30,35 @@ def test_grey_images(tmp_path) -> None:
 def test_another_protocol_is_another_folder(tmp_path) -> None:
     SampleStore(tmp_path, "iid", {"guidance_scale": 1.0}).write([0], images(1), sec=1.0)
     other = SampleStore(tmp_path, "iid", {"guidance_scale": 2.0})
-    assert other.missing(1) == [0] and other.sec_per_image() is None
+    assert other.missing([0]) == [0] and other.timing() == []
 
 
 def test_a_killed_write_leaves_no_half_image(tmp_path) -> None:
     store = SampleStore(tmp_path, "iid", {})
-    (store.folder / "000000.tmp-123").write_bytes(b"half")
-    assert store.missing(1) == [0]
+    (store.folder / "00000.tmp-123").write_bytes(b"half")
+    assert store.missing([0]) == [0]
 
 
 def test_digest_does_not_depend_on_key_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+
+
+def test_times_of_warm_and_whole_batches_come_first() -> None:
+    cold, part = Batch(4, 40.0, False), Batch(1, 9.0, True)
+    warm = [Batch(4, sec, True) for sec in (4.0, 8.0, 20.0)]
+    assert sec_per_image([cold, part, *warm]) == (2.0, 1.0)
+    assert sec_per_image([cold]) == (10.0, 10.0) and sec_per_image([]) == (None, None)
+
+
+def test_processes_keep_their_own_times_and_share_the_images(tmp_path) -> None:
+    for rank in (0, 1):
+        SampleStore(tmp_path, "iid", {}, rank).write([rank], images(1), sec=1.0 + rank)
+    store = SampleStore(tmp_path, "iid", {})
+    assert store.missing(range(3)) == [2] and [batch.sec for batch in store.timing()] == [1.0, 2.0]
+
+
+def test_shown_images_lie_under_their_contents(tmp_path) -> None:
+    folder = save_shown(tmp_path, "iid", images(5), count=3)
+    assert [p.name for p in sorted(folder.iterdir())] == ["00000.png", "00001.png", "00002.png"]
+    assert save_shown(tmp_path, "iid", images(5), count=3) == folder
+    assert save_shown(tmp_path, "iid", images(5).flip(0), count=3) != folder

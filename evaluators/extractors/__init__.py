@@ -1,0 +1,1 @@
+"""Networks that turn images into features, each in its own file; conf/extractor/ names them."""

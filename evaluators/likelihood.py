@@ -1,0 +1,84 @@
+"""Likelihoods of held-out images: nats per image as the model gives them, bits per dimension to compare with others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluators.base import Evaluator, NotComputed
+from evaluators.reconstruction import means
+
+# Pixels in [-1, 1] are 2 / 256 apart: a density in these units is 2^7 times the probability of a byte.
+DENSITY_BITS = 7.0
+
+
+class Likelihood(Evaluator):
+    """Mean over real images of what the model says about their likelihood, with 95 % intervals.
+
+    A module that has likelihoods names its columns, per image and in nats, as negative log-likelihoods or upper bounds
+    of them (lower is better): `elbo_nats`, `iwae_50_nats`. A name that ends in `_density_nats` is a density of pixels
+    in [-1, 1], all others are probabilities of the bytes (or of what the module made of them, binarised pixels for
+    instance). Each column gives `…_nats` and `…_bpd`, bits per dimension: nats / (D log 2), plus 7 for a density, so
+    that a uniform density of bytes is 8 either way.
+
+    Bounds of different kinds, dequantised and discrete ones, binarised and grey data are different quantities: read the
+    name. The likelihood of latents is none of images.
+
+    Source: Theis et al. 2016, section 3.1 (why dequantise); Papamakarios et al. 2017, appendix (bits per pixel).
+    """
+
+    name = "likelihood"
+    headlines = ("bpd",)
+    section = "likelihood"
+    needs = frozenset({"likelihood"})
+
+    def __init__(self) -> None:
+        self._dim = 0
+
+    def update(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        captions: Sequence[str] | None,
+        *,
+        indices: Sequence[int] | None = None,
+        **extra: Any,
+    ) -> None:
+        self._dim = real[0].numel()
+        columns = {name: torch.as_tensor(column).double().cpu() for name, column in extra["likelihood"].items()}
+        if not columns:
+            raise NotComputed("the model gave no likelihood")
+        indices = self.rows.next(len(real)) if indices is None else list(indices)
+        for name, column in columns.items():
+            if not torch.isfinite(column).all():
+                row = int((~torch.isfinite(column)).nonzero()[0])
+                raise NotComputed(f"{name} of image {indices[row]} is {float(column[row])}: one such image is the mean")
+        self.rows.add(indices, **columns)
+
+    def compute(self) -> dict[str, float]:
+        if not len(self.rows):
+            raise NotComputed("likelihood has seen no images")
+        nats, bits = {}, {}
+        for name in self.rows.names:
+            stem, column = name.removesuffix("_nats"), self.rows.column(name)
+            nats[f"{stem}_nats"] = column
+            bits[f"{stem}_bpd"] = bits_per_dim(column, self._dim, density=stem.endswith("_density"))
+        self.headlines = tuple(bits)
+        return means(bits) | means(nats)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"dimensions": self._dim, "levels": 256}
+
+
+def bits_per_dim(nats: Tensor, dim: int, density: bool) -> Tensor:
+    """Negative log-likelihoods in nats per image as bits per dimension.
+
+    Args:
+        dim: values per image, channels included.
+        density: of pixels in [-1, 1] instead of a probability of bytes.
+    """
+    return nats / (dim * math.log(2)) + (DENSITY_BITS if density else 0.0)

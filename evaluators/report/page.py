@@ -1,0 +1,65 @@
+"""The page: sections in the order in which they are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from evaluators.report import alignment, curves, samples
+from evaluators.report.cost import cost
+from evaluators.report.distribution import distribution
+from evaluators.report.header import header, title
+from evaluators.report.likelihood import likelihood, reconstruction
+from evaluators.report.memorisation import memorisation
+from evaluators.report.notes import notes, reproduce
+from evaluators.report.parts import Model, anchor, models_of, section
+from evaluators.report.result import Result
+from evaluators.report.scoreboard import scoreboard
+from evaluators.report.style import SORT, STYLE
+
+
+def render(results: Sequence[Result]) -> str:
+    """One self-contained HTML page for one result or many; sections without data are absent.
+
+    Raises:
+        ValueError: there is no result.
+    """
+    if not results:
+        raise ValueError("a report needs at least one result, got none")
+    models = models_of(results)
+    body = "".join(sections(models))
+    headings = re.findall(r"<section id=\"[^\"]*\"><h2>([^<]*)</h2>", body)
+    links = "".join(f'<a href="#{anchor(text)}">{text}</a>' for text in headings)
+    script = f"<script>{SORT}</script>" if "sortable" in body else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title(models))}</title><style>{STYLE}</style></head><body><main>"
+        f"{header(models)}<nav>{links}</nav>{body}</main>{script}</body></html>\n"
+    )
+
+
+def sections(models: Sequence[Model]) -> list[str]:
+    """Every section that has something to show."""
+    return [
+        section("Scoreboard", scoreboard(models)),
+        section("Samples", samples.samples(models), samples.reduced(models), samples.failures(models)),
+        section("Quality against guidance", curves.guidance(models)),
+        section("Quality against network evaluations", curves.evaluations(models)),
+        section(
+            "Alignment",
+            alignment.skills(models),
+            alignment.gaps(models),
+            alignment.product(models),
+            alignment.confusions(models),
+            alignment.examples(models),
+        ),
+        section("Distances and the number of images", distribution(models)),
+        section("Memorisation", memorisation(models)),
+        section("Likelihood", likelihood(models)),
+        section("Reconstruction", reconstruction(models)),
+        section("Cost", cost(models)),
+        section("How to read these numbers", notes(models)),
+        section("How to reproduce", reproduce(models)),
+    ]

@@ -1,0 +1,45 @@
+"""One option at a time over several values, on the first split: quality against guidance, steps and samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from evaluators.base import Evaluator
+from evaluators.measure import measure
+from evaluators.results import SplitResult, Sweep
+from runtime.config import compose
+from runtime.evaluation.sampling import OPTIONS, Sampler, sampling_options, shown
+
+
+def run_sweeps(
+    cfg: DictConfig, sampler: Sampler, split: SplitResult, evaluators: dict[str, Evaluator], name: str
+) -> list[Sweep]:
+    """The split measured again at every value of every swept option, the same prompts and seeds at each."""
+    sweeps = []
+    for option in OPTIONS:
+        values = cfg.sweep[option]
+        if values is None:
+            continue
+        given = {key: shown(value) for key, value in sampling_options(cfg).items() if key != option}
+        series = ", ".join([name, *(f"{key} {value}" for key, value in given.items())])
+        sweep = Sweep(option, split.prompts.split, len(split.prompts), series)
+        for value in values:
+            overrides = {option: setting(cfg, option, value)}
+            store = sampler.draw(split.prompts, overrides)
+            measured = measure(
+                evaluators, split.prompts, store.read, device=sampler.device, ranks=sampler.ranks
+            )
+            if sampler.ranks.rank == 0:
+                sweep.add(value, measured, sampler.cost(split.prompts, store, overrides))
+        sweeps.append(sweep)
+    return sweeps
+
+
+def setting(cfg: DictConfig, option: str, value: Any) -> Any:
+    """What sample() gets for one value: a sampler's configuration, or a number for all stages or for one."""
+    if option == "sampler":
+        return OmegaConf.to_container(compose("evaluate", [f"sampler={value}"]).sampler, resolve=True)
+    number = int(value) if option == "num_steps" else float(value)
+    return number if cfg.sweep.stage is None else {cfg.sweep.stage: number}

@@ -1,0 +1,50 @@
+"""Likelihood: nats, bits per dimension, the constant of a density."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from evaluators.base import NotComputed
+from evaluators.likelihood import Likelihood, bits_per_dim
+from tests.evaluators.pixel_features import images
+
+DIM = 3 * 4 * 4
+
+
+def test_a_uniform_density_is_eight_bits_either_way() -> None:
+    """Over the bytes each has 1/256; over [-1, 1] the density is 1/2."""
+    discrete = torch.tensor([DIM * math.log(256)], dtype=torch.float64)
+    density = torch.tensor([DIM * math.log(2)], dtype=torch.float64)
+    assert float(bits_per_dim(discrete, DIM, density=False)) == pytest.approx(8, abs=1e-12)
+    assert float(bits_per_dim(density, DIM, density=True)) == pytest.approx(8, abs=1e-12)
+
+
+def test_columns_become_means_with_intervals_whatever_the_batches() -> None:
+    real, nats = images(50, 0), torch.linspace(100, 200, 50).double()
+    evaluator = Likelihood()
+    for part in (range(30, 50), range(30)):
+        indices = list(part)
+        columns = {"elbo_nats": nats[indices], "ode_density_nats": -nats[indices]}
+        evaluator.update(real[indices], real[indices], None, indices=indices, likelihood=columns)
+    values = evaluator.compute()
+    half = 1.96 * float(nats.std()) / 50**0.5
+    assert values["elbo_nats"] == pytest.approx(150) and values["elbo_nats_n"] == 50
+    assert values["elbo_nats_high"] - values["elbo_nats"] == pytest.approx(half)
+    assert values["elbo_bpd"] == pytest.approx(150 / (DIM * math.log(2)))
+    assert values["ode_density_bpd"] == pytest.approx(7 - 150 / (DIM * math.log(2)))
+    assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and evaluator.higher_is_better is False
+
+
+def test_one_impossible_image_is_not_averaged_away() -> None:
+    real = images(3, 0)
+    with pytest.raises(NotComputed, match="elbo_nats of image 12 is inf"):
+        Likelihood().update(
+            real, real, None, indices=[10, 11, 12], likelihood={"elbo_nats": torch.tensor([1.0, 2.0, torch.inf])}
+        )
+    with pytest.raises(NotComputed):
+        Likelihood().update(real, real, None, likelihood={})
+    with pytest.raises(NotComputed):
+        Likelihood().compute()

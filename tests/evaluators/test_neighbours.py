@@ -1,0 +1,40 @@
+"""Nearest neighbours: exact, in order of distance, self left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evaluators import neighbours
+from evaluators.neighbours import Space
+from tests.evaluators.pixel_features import normal
+
+
+@pytest.mark.parametrize("values", [1 << 20, 1 << 10])  # one block, and blocks of 32 rows
+def test_nearest_equals_plain_distances(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "BLOCK_VALUES", values)
+    a, b = normal(150, 200, 0, torch.float32) + 20, normal(170, 200, 1, torch.float32) + 20
+    space = Space(a=a, b=b)
+    whole = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distances, indices = space.nearest("a", "b", 3)
+    expected = whole.topk(3, largest=False)
+    torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(indices, expected.indices)
+    own = torch.cdist(a.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    torch.testing.assert_close(space.nearest("a", "a")[0], own.min(1, keepdim=True).values, rtol=1e-12, atol=0)
+
+
+def test_a_copy_is_at_distance_zero_where_products_say_otherwise() -> None:
+    base = normal(300, 1280, 0, torch.float32) + 5
+    assert torch.cdist(base, base).diagonal().max() > 0.01  # what this file is there for
+    distances, indices = Space(a=base[100:120].clone(), b=base).nearest("a", "b")
+    assert distances.max() == 0 and indices.flatten().tolist() == list(range(100, 120))
+
+
+def test_a_set_of_copies_has_neighbours_at_zero() -> None:
+    assert Space(b=torch.ones(20, 4)).nearest("b", "b", 5)[0].max() == 0
+
+
+def test_too_few_neighbours_are_an_error() -> None:
+    with pytest.raises(ValueError, match="3 nearest neighbours among 2 images"):
+        Space(a=torch.rand(3, 2)).nearest("a", "a", 3)
