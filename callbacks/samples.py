@@ -39,14 +39,19 @@ class SampleGrid(pl.Callback):
         self.seed, self.options = seed, dict(options or {})
         self._told: str | None = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        if due(trainer, module, self.every_steps) and not trainer.should_stop:
-            if module.batches_seen < trainer.datamodule.num_batches:  # the last grid waits until the weights are saved
-                self.draw(trainer, module)
-
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if finished(trainer, module):
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        # A run that a signal stops saves its weights at once; the grid of that step is drawn when it goes on.
+        if module.optimizer_steps and due(trainer, module, self.every_steps) and not self.path(module).exists():
             self.draw(trainer, module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        # Before the checkpoint, the last one included: a run killed between the two would be finished without its grid.
+        if due(trainer, module, self.every_steps) and (finished(trainer, module) or not trainer.should_stop):
+            self.draw(trainer, module)
+
+    def path(self, module: Any) -> Path:
+        """Where the grid of this step goes."""
+        return self.dir / f"step={module.optimizer_steps:08d}.png"
 
     def draw(self, trainer: pl.Trainer, module: Any) -> None:
         """Sample the grid of this step and write it."""
@@ -70,7 +75,7 @@ class SampleGrid(pl.Callback):
         captions = None if isinstance(conditions, int) else [str(c) for c in conditions]
         grid = captioned_grid(image_u8, captions)
         self.dir.mkdir(parents=True, exist_ok=True)
-        path = self.dir / f"step={module.optimizer_steps:08d}.png"
+        path = self.path(module)
         fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         grid.save(fresh, format="png")
         os.replace(fresh, path)
