@@ -142,12 +142,6 @@ class CaptionsDataModule(ImageDataModule):
         self.val_dataset = CaptionsDataset(self.root, val, self.image_size, random_flip=False, **common)
         self.test_dataset = self.val_dataset
 
-    def prompts(self, split: str, n: int) -> list[tuple[str, None]]:
-        """The first n captions of `train` or `val`, one per image and fixed; None stands where scenes give a spec."""
-        self.setup()
-        samples = {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}[split].samples
-        return [(s.captions[stable_hash("prompt", s.file) % len(s.captions)], None) for s in samples[:n]]
-
     def fingerprint(self) -> str:
         """Digest of the usable files' names, sizes and captions, and of the arguments that change what is served."""
         facts = (self._load_manifest().digest(), self.image_size, self.val_fraction, self.random_flip)

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from callbacks.ema import EMA
 from callbacks.evaluation import Evaluate
+from datamodules.captions import CaptionsDataModule
 from datamodules.scenes import ScenesDataModule
 from scenes.render import render
 from tests.judge import Brightness
@@ -135,3 +137,16 @@ def test_processes_share_the_images_and_one_writes(tmp_path: Path) -> None:
 def test_bad_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="n=0"):
         Evaluate(n=0)
+
+
+def test_captions_without_scenes_are_left_in_peace(setting, tmp_path: Path) -> None:
+    """`train.py model=imagen data=captions`: the model's yaml names a split that only scenes have."""
+    for i in range(4):
+        Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"picture {i}")
+    trainer, module, lines = setting
+    trainer.datamodule = CaptionsDataModule(str(tmp_path), image_size=64, cache_dir=str(tmp_path / "cache"))
+    trainer.datamodule.setup()
+    trainer.datamodule.num_batches = 100
+    Evaluate(every_steps=4, n=4, splits=["iid"]).on_train_batch_end(trainer, module)
+    assert not lines and not module.asked

@@ -14,6 +14,7 @@ from datamodules.base import to_model_range
 from datamodules.caption_sources import Sample
 from datamodules.captions import CaptionsDataModule, split_by_name
 from datamodules.decode import load_square
+from evaluators.prompts import load_prompts
 
 
 def make(root: Path, **arguments) -> CaptionsDataModule:
@@ -150,12 +151,13 @@ def test_one_image_is_too_few():
         split_by_name([Sample("a.png", ("x",))], 0.5)
 
 
-def test_prompts_are_fixed(folder: Path):
+def test_an_evaluation_gets_its_prompts_from_the_images(folder: Path):
     dm = make(folder, val_fraction=0.3)
-    prompts = dm.prompts("val", 3)
-    assert prompts == make(folder, val_fraction=0.3).prompts("val", 3) and len(prompts) == 3
-    for (caption, spec), sample in zip(prompts, dm.val_dataset.samples):
-        assert spec is None and caption in sample.captions
+    dm.setup()
+    prompts = load_prompts(dm, "test", 3)
+    assert prompts.captions == load_prompts(dm, "test", 3).captions and prompts.specs is None
+    for caption, sample in zip(prompts.captions, dm.val_dataset.samples):
+        assert caption in sample.captions
 
 
 def test_fingerprint_tells_data_apart(folder: Path):
