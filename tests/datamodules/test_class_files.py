@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datamodules import class_files
-from datamodules.class_files import load, locate, read_idx
+from datamodules.class_files import FORMATS, load, locate, read_idx
 from tests.datamodules.class_data import write_class_data, write_idx
 
 
@@ -54,8 +54,7 @@ def test_gzipped_files_and_the_folder_itself_are_found(tmp_path: Path, monkeypat
 
 
 def test_debians_folder_is_known() -> None:
-    from datamodules.classes import FORMATS  # the real table: the fixture replaced the other module's
-
+    # FORMATS was imported before the fixture replaced the module's
     assert [Path(p).name for p in FORMATS["fashion_mnist"].system] == ["fashion-mnist"]
     assert not FORMATS["mnist"].system
 
