@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from evaluators.base import Evaluator, NotComputed, check_u8
+from evaluators.base import Batch, Evaluator, NotComputed, check_u8
 from scenes.grammar import SceneSpec
 from scenes.parser import parse
 from scenes.scoring import aggregate, score
@@ -39,30 +38,23 @@ class SceneAlignment(Evaluator):
     def __init__(self, controls: bool = True) -> None:
         self.controls = controls
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
-        specs = [SceneSpec.from_dict(spec) for spec in extra["specs"]]
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        real, fake = batch.real, batch.fake
+        specs = [SceneSpec.from_dict(spec) for spec in batch.extra["specs"]]
         check_u8(real=real, fake=fake)
         if not len(specs) == len(fake) == len(real):
             raise ValueError(f"{len(specs)} specs for {len(fake)} generated and {len(real)} real images")
         sets = {"fake": fake}
         if self.controls:
             sets["real"] = real
-            if (rebuilt := extra.get("reconstruction")) is not None:
+            if (rebuilt := batch.extra.get("reconstruction")) is not None:
                 sets["reconstruction"] = rebuilt
         columns: dict[str, list[Any]] = {"spec": specs}
         for name, images in sets.items():
             parsed = [parse(image) for image in _hwc(images)]
             columns[name] = [score(spec, scene) for spec, scene in zip(specs, parsed)]
             columns |= {"scene": parsed} if name == "fake" else {}
-        self.rows.add(self.rows.next(len(fake)) if indices is None else indices, **columns)
+        return columns
 
     def compute(self) -> dict[str, float]:
         if not len(self.rows):

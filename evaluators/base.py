@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,17 @@ SUFFIXES = ("low", "high", "n", "real", "chance", "noise", "reconstruction")
 
 class NotComputed(RuntimeError):
     """A number cannot be had here; the message says why and what to do, and the report prints it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of images as `Evaluator.update` describes it, every image under its number."""
+
+    real: Tensor
+    fake: Tensor
+    captions: Sequence[str] | None
+    indices: Sequence[int]
+    extra: dict[str, Any]
 
 
 class Evaluator(ABC):
@@ -54,7 +66,6 @@ class Evaluator(ABC):
     def prepare(self, prompts: Any) -> None:
         """Called once before the updates with the PromptSet, for what is no image of a batch: train, holdout."""
 
-    @abstractmethod
     def update(
         self,
         real: Tensor,
@@ -74,6 +85,12 @@ class Evaluator(ABC):
             extra: what `needs` names, for this batch: `reference` and `reconstruction` uint8 (B, C, H, W), `specs` and
                 `labels` lists of B, `likelihood` a dict of columns of B values in nats. Anything else is ignored.
         """
+        indices = self.rows.next(len(fake)) if indices is None else indices
+        self.rows.add(indices, **self.columns(Batch(real, fake, captions, indices, extra)))
+
+    @abstractmethod
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        """What is kept of a batch: per name a tensor (B, ...) or a list of B values."""
 
     def sync(self, gather: Callable[[Any], list[Any]]) -> None:
         """Makes the rows of all processes this one's, in the order of the indices.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluators.base import Evaluator, check_n, check_u8
+from evaluators.base import Batch, Evaluator, check_n, check_u8
 from evaluators.features import FeatureExtractor
 
 MIN_IMAGES = 128
@@ -34,26 +34,18 @@ class FeatureEvaluator(Evaluator):
     def __init__(self, extractor: FeatureExtractor, controls: bool = True) -> None:
         self.extractor, self.controls = extractor, controls
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
-        sets = {"fake": fake, "real": real} | {name: extra[name] for name in sorted(self.needs & {"reference"})}
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        sets = {"fake": batch.fake, "real": batch.real}
+        sets |= {name: batch.extra[name] for name in sorted(self.needs & {"reference"})}
         check_u8(**sets)
         if len({image.shape[1:] for image in sets.values()}) != 1:
             shapes = ", ".join(f"{name} {tuple(image.shape[1:])}" for name, image in sets.items())
             raise ValueError(f"images of one size and channels, got {shapes}: resizing differs, so would the metric")
-        indices = self.rows.next(len(fake)) if indices is None else indices
         if self.controls:
-            sets["noise"] = noise_like(fake, indices)
+            sets["noise"] = noise_like(batch.fake, batch.indices)
         else:
             del sets["real"]
-        self.rows.add(indices, **{name: self.features(image) for name, image in sets.items()})
+        return {name: self.features(image) for name, image in sets.items()}
 
     def features(self, image_u8: Tensor) -> Tensor:
         """What is kept of each image, (B, D)."""

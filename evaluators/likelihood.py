@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evaluators.base import Evaluator, NotComputed
-from evaluators.reconstruction import means
+from evaluators.base import Batch, Evaluator, NotComputed
+from evaluators.intervals import means
 
 # Pixels in [-1, 1] are 2 / 256 apart: a density in these units is 2^7 times the probability of a byte.
 DENSITY_BITS = 7.0
@@ -39,25 +38,17 @@ class Likelihood(Evaluator):
     def __init__(self) -> None:
         self._dim = 0
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
-        self._dim = real[0].numel()
-        columns = {name: torch.as_tensor(column).double().cpu() for name, column in extra["likelihood"].items()}
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        self._dim = batch.real[0].numel()
+        given = batch.extra["likelihood"]
+        columns = {name: torch.as_tensor(column).double().cpu() for name, column in given.items()}
         if not columns:
             raise NotComputed("the model gave no likelihood")
-        indices = self.rows.next(len(real)) if indices is None else list(indices)
         for name, column in columns.items():
             if not torch.isfinite(column).all():
                 row = int((~torch.isfinite(column)).nonzero()[0])
-                raise NotComputed(f"{name} of image {indices[row]} is {float(column[row])}: one such image is the mean")
-        self.rows.add(indices, **columns)
+                raise NotComputed(f"{name} of image {batch.indices[row]} is {float(column[row])}: one such image is the mean")
+        return columns
 
     def compute(self) -> dict[str, float]:
         if not len(self.rows):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluators.base import Evaluator, check_n, check_u8
+from evaluators.base import Batch, Evaluator, check_n, check_u8
 from evaluators.distances import MIN_IMAGES
 from evaluators.features import FeatureExtractor
 from evaluators.frechet import frechet_of_features
+from evaluators.intervals import interval
 from evaluators.neighbours import Space
-from evaluators.prdc import interval
 
 PERCENTILE = 0.01
 PIXELS = 8  # side of the blurred images
@@ -55,21 +54,13 @@ class Memorisation(Evaluator):
     def prepare(self, prompts: Any) -> None:
         self._train, self._holdout = prompts.train, prompts.holdout
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        real, fake = batch.real, batch.fake
         check_u8(real=real, fake=fake, train=self._train)
         if fake.shape[1:] != self._train.shape[1:]:
             raise ValueError(f"training images are {tuple(self._train.shape[1:])}, generated {tuple(fake.shape[1:])}")
         columns = {"fake": self.extractor(fake), "real": self.extractor(real)}
-        columns |= {"fake_pixels": blurred(fake), "real_pixels": blurred(real)}
-        self.rows.add(self.rows.next(len(fake)) if indices is None else indices, **columns)
+        return columns | {"fake_pixels": blurred(fake), "real_pixels": blurred(real)}
 
     def compute(self) -> dict[str, float]:
         check_n("memorisation", len(self.rows), MIN_IMAGES, "shares of one in a hundred would not show")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evaluators.distances import FeatureEvaluator
 from evaluators.features import FeatureExtractor
+from evaluators.intervals import interval
 from evaluators.neighbours import Space
 
 K = 5
@@ -67,15 +68,3 @@ class PRDC(FeatureEvaluator):
 
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | {"k": K}
-
-
-def interval(values: Tensor, share: bool) -> tuple[float, float]:
-    """95 % interval of a mean over images: Wilson's for shares, else mean ± 1.96 standard errors."""
-    n, mean = len(values), float(values.double().mean())
-    if not share:
-        half = 1.96 * float(values.double().std()) / n**0.5
-        return mean - half, mean + half
-    z2 = 1.959964**2
-    centre, spread = (mean + z2 / (2 * n)) / (1 + z2 / n), (mean * (1 - mean) / n + z2 / (4 * n * n)) ** 0.5
-    half = 1.959964 * spread / (1 + z2 / n)
-    return max(centre - half, 0.0), min(centre + half, 1.0)

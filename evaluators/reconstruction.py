@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evaluators.base import Evaluator, NotComputed, check_u8
-from evaluators.prdc import interval
+from evaluators.base import Batch, Evaluator, NotComputed, check_u8
+from evaluators.intervals import means
 
 # Rounding to bytes alone leaves this mean squared error (levels²): bytes cannot show anything better.
 ROUNDING_MSE = 1 / 12
@@ -24,20 +23,12 @@ class PerImage(Evaluator):
     section = "reconstruction"
     needs = frozenset({"reconstruction"})
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
-        rebuilt = extra["reconstruction"]
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        real, rebuilt = batch.real, batch.extra["reconstruction"]
         check_u8(real=real, reconstruction=rebuilt)
         if real.shape != rebuilt.shape:
             raise ValueError(f"reconstructions {tuple(rebuilt.shape)} of real images {tuple(real.shape)}")
-        self.rows.add(self.rows.next(len(real)) if indices is None else indices, **self.scores(real, rebuilt))
+        return self.scores(real, rebuilt)
 
     @abstractmethod
     def scores(self, real: Tensor, rebuilt: Tensor) -> dict[str, Tensor]:
@@ -138,13 +129,3 @@ def ssim(real: Tensor, rebuilt: Tensor) -> Tensor:
 def three(image_u8: Tensor) -> Tensor:
     """Grey images as three equal channels."""
     return image_u8.expand(-1, 3, -1, -1) if image_u8.shape[1] == 1 else image_u8
-
-
-def means(columns: dict[str, Tensor]) -> dict[str, float]:
-    """Mean, 95 % interval and count of each column (N,)."""
-    values: dict[str, float] = {}
-    for name, column in columns.items():
-        low, high = interval(column, share=False) if len(column) > 1 else (float("nan"),) * 2
-        values |= {name: float(column.double().mean()), f"{name}_n": len(column)}
-        values |= {f"{name}_low": low, f"{name}_high": high} if len(column) > 1 else {}
-    return values

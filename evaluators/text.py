@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evaluators.base import Evaluator, NotComputed, check_n, check_u8
+from evaluators.base import Batch, Evaluator, NotComputed, check_n, check_u8
+from evaluators.intervals import means
 from scenes.scoring import wilson
 
 PREFIX = "A photo depicts "
@@ -27,28 +28,16 @@ class _TextImage(Evaluator):
     def __init__(self, clip: Any) -> None:
         self.clip = clip
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
+    def columns(self, batch: Batch) -> dict[str, Any]:
+        real, fake, captions = batch.real, batch.fake, batch.captions
         check_u8(real=real, fake=fake)
         if captions is None:
             raise NotComputed(f"{self.name} compares images with captions, and these images have none")
         if not len(captions) == len(fake) == len(real):
             raise ValueError(f"{len(captions)} captions for {len(fake)} generated and {len(real)} real images")
         captions = list(captions)
-        self.rows.add(
-            self.rows.next(len(fake)) if indices is None else indices,
-            fake=as_unit(self.clip(fake)),
-            real=as_unit(self.clip(real)),
-            caption=captions,
-            **self._caption_columns(captions),
-        )
+        images = {"fake": as_unit(self.clip(fake)), "real": as_unit(self.clip(real))}
+        return images | {"caption": captions} | self._caption_columns(captions)
 
     def _caption_columns(self, captions: list[str]) -> dict[str, Any]:
         return {"text": as_unit(self.clip.text(captions))}
@@ -83,7 +72,7 @@ class CLIPScore(_TextImage):
         values: dict[str, float] = {}
         for metric, text, score in (("clip_score", "text", percent), ("clip_score_w2.5", "prefixed", hessel)):
             captions = self.rows.column(text)
-            values |= interval(metric, score(cosines(self.rows.column("fake"), captions)))
+            values |= means({metric: score(cosines(self.rows.column("fake"), captions))})
             values[f"{metric}_real"] = float(score(cosines(self.rows.column("real"), captions)).mean())
             if len(self.rows) > 1:
                 values[f"{metric}_chance"] = float(score(cosines(self.rows.column("fake"), shuffled(captions))).mean())
@@ -181,13 +170,3 @@ def hessel(cos: Tensor) -> Tensor:
 def shuffled(rows: Tensor) -> Tensor:
     """Each image's row replaced by that of a prompt half the set away; prompts come in random order."""
     return rows.roll(-(len(rows) // 2), 0)
-
-
-def interval(metric: str, scores: Tensor) -> dict[str, float]:
-    """Mean, count and 95 % interval of the mean of per-image scores (N,)."""
-    n, mean = len(scores), float(scores.mean())
-    found = {metric: mean, f"{metric}_n": float(n)}
-    if n < 2:
-        return found
-    half = 1.96 * float(scores.std()) / n**0.5
-    return found | {f"{metric}_low": mean - half, f"{metric}_high": mean + half}

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from evaluators.base import Evaluator, NotComputed
+from evaluators.base import Batch, Evaluator, NotComputed
 
 
 class Brightness(Evaluator):
@@ -24,20 +22,13 @@ class Brightness(Evaluator):
     def prepare(self, prompts: Any) -> None:
         self.prepared.append(prompts)
 
-    def update(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        captions: Sequence[str] | None,
-        *,
-        indices: Sequence[int] | None = None,
-        **extra: Any,
-    ) -> None:
+    def columns(self, batch: Batch) -> dict[str, Any]:
         if self.fails is not None:
             raise NotComputed(self.fails)
-        self.calls.append((list(indices), captions, extra))
-        levels = {"fake": fake, "real": real} | {k: v for k, v in extra.items() if k == "reconstruction"}
-        self.rows.add(indices, **{key: image.float().mean((1, 2, 3)) for key, image in levels.items()})
+        self.calls.append((list(batch.indices), batch.captions, batch.extra))
+        levels = {"fake": batch.fake, "real": batch.real}
+        levels |= {k: v for k, v in batch.extra.items() if k == "reconstruction"}
+        return {key: image.float().mean((1, 2, 3)) for key, image in levels.items()}
 
     def compute(self) -> dict[str, float]:
         means = {key: float(self.rows.column(key).double().mean()) for key in self.rows.names}
