@@ -88,7 +88,8 @@ class FeatureCache:
             return value
         except FileNotFoundError:
             return None
-        except Exception:  # a damaged file shows as one of many errors; it is written anew
+        except Exception as error:  # a damaged file shows as one of many errors
+            print(f"warning: {path} is damaged ({type(error).__name__}): its features are computed anew", flush=True)
             return None
 
     def _write(self, path: Path, value: Tensor) -> None:

@@ -45,7 +45,7 @@ def test_the_same_bytes_in_another_shape_are_another_key() -> None:
     assert content_key(batch, "k") == content_key(batch.flip(0).flip(0), "k")
 
 
-def test_features_survive_the_process_and_damage_is_a_miss(tmp_path) -> None:
+def test_features_survive_the_process_and_damage_is_a_miss(tmp_path, capsys) -> None:
     batch = images(5, 1)
     expected = extractor(FeatureCache(tmp_path))(batch)
     reader = extractor(FeatureCache(tmp_path))
@@ -58,6 +58,7 @@ def test_features_survive_the_process_and_damage_is_a_miss(tmp_path) -> None:
     damaged = extractor(FeatureCache(tmp_path))
     torch.testing.assert_close(damaged(batch), expected, rtol=0, atol=0)
     assert damaged.computed == BLOCK  # a short batch is filled up to a block
+    assert "is damaged" in capsys.readouterr().out
 
 
 def test_disk_and_memory_stay_below_their_limits(tmp_path) -> None:

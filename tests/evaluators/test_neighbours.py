@@ -10,9 +10,9 @@ from evaluators.neighbours import Space
 from tests.evaluators.pixel_features import normal
 
 
-@pytest.mark.parametrize("values", [1 << 20, 1 << 10])  # one block, and blocks of 32 rows
-def test_nearest_equals_plain_distances(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "BLOCK_VALUES", values)
+@pytest.mark.parametrize("side", [1024, 32, 3])  # one tile, several, and fewer columns than candidates
+def test_nearest_equals_plain_distances(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", side)
     a, b = normal(150, 200, 0, torch.float32) + 20, normal(170, 200, 1, torch.float32) + 20
     space = Space(a=a, b=b)
     whole = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
@@ -21,7 +21,10 @@ def test_nearest_equals_plain_distances(values: int, monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
     assert torch.equal(indices, expected.indices)
     own = torch.cdist(a.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    torch.testing.assert_close(space.nearest("a", "a")[0], own.min(1, keepdim=True).values, rtol=1e-12, atol=0)
+    distances, indices = space.nearest("a", "a", 3)
+    expected = own.topk(3, largest=False)
+    torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(indices, expected.indices)
 
 
 def test_a_copy_is_at_distance_zero_where_products_say_otherwise() -> None:
