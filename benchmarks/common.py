@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +52,28 @@ def positive(kind: type) -> Callable[[str], Any]:
         return value
 
     return parse
+
+
+def arguments(name: str, about: str, settings: type, options: dict[str, str]) -> ArgumentParser:
+    """The command line of one benchmark: a flag for each of some fields of its settings, and where its JSON goes.
+
+    Args:
+        settings: a dataclass with a number as each field's default.
+        options: field -> what it is.
+    """
+    parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=about.splitlines()[0])
+    for field, text in options.items():
+        default = getattr(settings, field)
+        flag = f"--{field.replace('_', '-')}"
+        parser.add_argument(flag, type=positive(type(default)), default=default, help=f"{text} (default {default})")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="where the JSON goes")
+    return parser
+
+
+def publish(out: Path, result: dict[str, Any], table: str) -> None:
+    """Writes the result and shows its table."""
+    write_json(out, result)
+    print(f"\n{table}\n\n{out}; python -m benchmarks.tables puts it into benchmarks/README.md")
 
 
 def machine(threads: int) -> dict[str, Any]:

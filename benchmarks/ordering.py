@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.corruptions import CHAINS, Labelled, image_sets

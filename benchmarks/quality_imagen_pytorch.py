@@ -8,7 +8,6 @@ Everything else is each project's own: ours by train.py with its defaults, their
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ import torch
 from PIL import Image
 
 from benchmarks.caption_folder import Prompt, held_out_prompts, make_folder, real_images, score_images
-from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
+from benchmarks.common import REPO, arguments, machine, markdown_table, provenance, publish, run, write_json
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
@@ -226,29 +225,23 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    what = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality_imagen_pytorch", description=what)
-    for name, kind, text in (
-        ("minutes", float, "of training for each side"),
-        ("images", int, "in the folder"),
-        ("prompts", int, "unseen prompts to sample and score"),
-        ("batch", int, "images a step"),
-        ("threads", int, "CPU threads"),
-        ("peer_steps", int, "sampling steps of each of imagen-pytorch's nets"),
-    ):
-        default = getattr(Settings, name)
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=positive(kind), default=default, help=f"{text} (default {default})")
+    options = {
+        "minutes": "of training for each side",
+        "images": "in the folder",
+        "prompts": "unseen prompts to sample and score",
+        "batch": "images a step",
+        "threads": "CPU threads",
+        "peer_steps": "sampling steps of each of imagen-pytorch's nets",
+    }
+    parser = arguments("quality_imagen_pytorch", __doc__, Settings, options)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer-python", default=sys.executable, help="one that has imagen-pytorch (default this)")
-    name = "quality_imagen_pytorch"
-    parser.add_argument("--dir", type=Path, default=REPO / "runs" / name, help="folder of everything made")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="where the JSON goes")
+    where = REPO / "runs" / "quality_imagen_pytorch"
+    parser.add_argument("--dir", type=Path, default=where, help="folder of everything made")
     args = vars(parser.parse_args())
     peer_python, folder, out = args.pop("peer_python"), args.pop("dir").resolve(), args.pop("out")
     result = benchmark(Settings(**args), peer_python, folder)
-    write_json(out, result)
-    print(f"\n{table(result)}\n\n{out}; python -m benchmarks.tables puts it into benchmarks/README.md")
+    publish(out, result, table(result))
 
 
 if __name__ == "__main__":

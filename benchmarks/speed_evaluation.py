@@ -9,18 +9,16 @@ Ours is measured without its cache of features, and once more with it, which is 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
+from benchmarks.common import arguments, machine, markdown_table, provenance, publish, require, run
 from evaluators.extractors.lite0 import EfficientNetLite0
 from evaluators.feature_cache import FeatureCache
 from evaluators.frechet import frechet_of_features
@@ -179,21 +177,17 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_evaluation", description=__doc__.splitlines()[0])
-    for name, text in (
-        ("images", "images in each of the two sets"),
-        ("size", "side of the images in pixels"),
-        ("threads", "CPU threads"),
-        ("turns", "times each runs"),
-    ):
-        default = getattr(Settings, name)
-        parser.add_argument(f"--{name}", type=positive(int), default=default, help=f"{text} (default {default})")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed_evaluation.json", help="where the JSON goes")
+    options = {
+        "images": "images in each of the two sets",
+        "size": "side of the images in pixels",
+        "threads": "CPU threads",
+        "turns": "times each runs",
+    }
+    parser = arguments("speed_evaluation", __doc__, Settings, options)
     args = vars(parser.parse_args())
     out = args.pop("out")
     result = benchmark(Settings(**args))
-    write_json(out, result)
-    print(f"{table(result)}\n\n{out}; python -m benchmarks.tables puts it into benchmarks/README.md")
+    publish(out, result, table(result))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ steps. Not equal: the architecture, and so the arithmetic per image, which the r
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common import RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
+from benchmarks.common import arguments, machine, markdown_table, provenance, publish, require, run
 from diffusion.denoiser import make_denoiser
 from diffusion.guidance import guided
 from diffusion.samplers import ddim
@@ -268,22 +266,18 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_unet", description=__doc__.splitlines()[0])
-    for name, kind, text in (
-        ("size", int, "side of the images in pixels"),
-        ("batch", int, "training images a step"),
-        ("tokens", int, "text tokens an image"),
-        ("threads", int, "CPU threads"),
-        ("seconds", float, "of each net in each of the four measurements"),
-    ):
-        default = getattr(Settings, name)
-        parser.add_argument(f"--{name}", type=positive(kind), default=default, help=f"{text} (default {default})")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed_unet.json", help="where the JSON goes")
+    options = {
+        "size": "side of the images in pixels",
+        "batch": "training images a step",
+        "tokens": "text tokens an image",
+        "threads": "CPU threads",
+        "seconds": "of each net in each of the four measurements",
+    }
+    parser = arguments("speed_unet", __doc__, Settings, options)
     args = vars(parser.parse_args())
     out = args.pop("out")
     result = benchmark(Settings(**args))
-    write_json(out, result)
-    print(f"{table(result)}\n\n{out}; python -m benchmarks.tables puts it into benchmarks/README.md")
+    publish(out, result, table(result))
 
 
 if __name__ == "__main__":
