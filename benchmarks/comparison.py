@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common import REPO, positive, run
+from benchmarks.common import positive, run
 from benchmarks.corruptions import blur, generator, jpeg, noise, to_bytes
 from evaluators.prompts import sample_seed
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 from scenes.render import render
 
-OUT = REPO / "evaluation" / "comparison"
+OUT = Path("evaluation") / "comparison"
 
 
 def texture(image_u8: Tensor, levels: float) -> Tensor:
@@ -41,7 +41,7 @@ def shuffled(image_u8: Tensor) -> Tensor:
 
 def copies(image_u8: Tensor) -> Tensor:
     """A tenth of the images, ten times each."""
-    return image_u8[: max(1, len(image_u8) // 10)].repeat(10, 1, 1, 1)[: len(image_u8)]
+    return image_u8[: -(-len(image_u8) // 10)].repeat(10, 1, 1, 1)[: len(image_u8)]
 
 
 DAMAGE: dict[str, Callable[[Tensor], Tensor]] = {

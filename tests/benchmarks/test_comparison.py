@@ -28,6 +28,7 @@ def test_texture_is_smooth_and_of_the_strength_it_names(scenes) -> None:
 def test_shuffled_and_copies(scenes) -> None:
     assert torch.equal(shuffled(scenes)[0], scenes[10]) and len(shuffled(scenes)) == 20
     assert len(copies(scenes)) == 20 and len(copies(scenes).flatten(1).unique(dim=0)) == 2
+    assert len(copies(scenes[:16])) == 16  # no multiple of ten
 
 
 def test_folders_answer_the_prompts(tmp_path) -> None:
