@@ -68,12 +68,11 @@ def active_units(mean: Tensor, threshold: float = 0.01) -> Tensor:
 
 
 @torch.no_grad()
-def rate_split(mean: Tensor, log_var: Tensor, z: Tensor, chunk: int = 1024) -> dict[str, float]:
-    """The mean rate of N images, split into what it says about them and what it costs to differ from the prior.
+def mutual_information(mean: Tensor, log_var: Tensor, z: Tensor, chunk: int = 1024) -> float:
+    """Nats that a latent tells about which of N images it was drawn for, at most log N; estimated from one draw each.
 
-    `mutual_information_nats` is between the latent and which of the N images it is of, at most log N;
-    `aggregate_kl_nats` is KL(q(z) || N(0, I)) of the mean posterior q(z). Both are averages over one draw per image,
-    and their sum estimates the mean KL of the posteriors.
+    The rest of the rate is KL(q(z) || N(0, I)) of the aggregate posterior q(z), the mean of the N posteriors:
+    the mean of gaussian_kl's sums minus this.
 
     Args:
         mean, log_var: posteriors (N, d).
@@ -84,12 +83,8 @@ def rate_split(mean: Tensor, log_var: Tensor, z: Tensor, chunk: int = 1024) -> d
     mean, log_var, z = mean.double(), log_var.double(), z.double()
     precision = torch.exp(-log_var)  # (N, d)
     own = (mean.square() * precision + log_var + math.log(2 * math.pi)).sum(1)  # (N,)
-    aggregate = []
+    log_aggregate = []
     for part in z.split(chunk):
         distance = part.square() @ precision.T - 2 * part @ (mean * precision).T + own  # (chunk, N)
-        aggregate.append(torch.logsumexp(-0.5 * distance, 1) - math.log(len(mean)))
-    log_aggregate = torch.cat(aggregate)
-    return {
-        "mutual_information_nats": float((log_normal(z, mean, log_var) - log_aggregate).mean()),
-        "aggregate_kl_nats": float((log_aggregate - log_normal(z)).mean()),
-    }
+        log_aggregate.append(torch.logsumexp(-0.5 * distance, 1) - math.log(len(mean)))
+    return float((log_normal(z, mean, log_var) - torch.cat(log_aggregate)).mean())

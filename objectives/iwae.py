@@ -61,7 +61,7 @@ def dreg_loss(log_w: Tensor, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def streamed_bounds(draw: Callable[[int], Tensor], counts: Sequence[int], chunk: int) -> dict[int, Tensor]:
+def streamed_log_mean_exp(draw: Callable[[int], Tensor], counts: Sequence[int], chunk: int) -> dict[int, Tensor]:
     """Importance-weighted bounds for several numbers of samples from one stream, in the memory of one chunk.
 
     The bound of k samples is that of the first k of the stream. Running sums are float64.
@@ -77,25 +77,15 @@ def streamed_bounds(draw: Callable[[int], Tensor], counts: Sequence[int], chunk:
     """
     if not counts or min(counts) < 1 or chunk < 1:
         raise ValueError(f"importance samples {list(counts)} in chunks of {chunk}: give numbers of at least 1")
+    ascending = sorted(set(counts))
     bounds: dict[int, Tensor] = {}
-    total: Tensor | float = -math.inf  # log of the sum of weights so far
-    done, most = 0, max(counts)
-    for k in sorted(set(counts)):
-        bounds[k] = torch.empty(0)
-    while done < most:
-        log_w = draw(min(chunk, most - done)).double()
-        total = torch.as_tensor(total, dtype=torch.float64, device=log_w.device)
-        for k in bounds:
+    done, total = 0, torch.tensor(-math.inf, dtype=torch.float64)  # log of the sum of the weights so far
+    while done < ascending[-1]:
+        log_w = draw(min(chunk, ascending[-1] - done)).double()
+        total = total.to(log_w.device)
+        for k in ascending:
             if done < k <= done + len(log_w):
                 bounds[k] = torch.logaddexp(total, log_w[: k - done].logsumexp(0)) - math.log(k)
         total = torch.logaddexp(total, log_w.logsumexp(0))
         done += len(log_w)
     return bounds
-
-
-def streamed_log_mean_exp(draw: Callable[[int], Tensor], k: int, chunk: int) -> Tensor:
-    """iwae_bound of k samples drawn `chunk` at a time, (B,) float64; see `streamed_bounds`.
-
-    Source: Burda et al. 2016, eq. 8
-    """
-    return streamed_bounds(draw, [k], chunk)[k]

@@ -88,7 +88,7 @@ class Bernoulli(PixelLikelihood):
 
 
 class ContinuousBernoulli(PixelLikelihood):
-    """Grey values y = (image + 1) / 2 with a density proportional to lambda^y (1 - lambda)^(1 - y); params are its logits.
+    """Grey values y = (image + 1) / 2 with a density proportional to lambda^y (1 - lambda)^(1 - y); params are logits.
 
     With u = logit(lambda) / 2 the density of x in [-1, 1] is exp(u x) u / (2 sinh u), uniform at lambda = 1/2.
 
@@ -149,7 +149,7 @@ class Gaussian(PixelLikelihood):
     def variance(self) -> Tensor | float:
         """The variance outside training, a scalar."""
         if self.variance_kind == "learned":
-            return self.log_variance.exp().clamp(min=MIN_VARIANCE)
+            return self.log_variance.exp() + MIN_VARIANCE  # a clamp would hold it there for ever
         return self.running_variance if self.variance_kind == "optimal" else self.fixed_variance
 
     def mean(self, params: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         return channels
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log weights (..., K, H, W), means, log scales (..., C, K, H, W), coefficients (..., C (C - 1) / 2, K, H, W)."""
+        """Log weights (..., K, H, W), means, log scales (..., C, K, H, W), coefficients (..., C (C - 1) / 2, K, H, W)"""
         channels = self._channels(params)
         parts = at_least_float32(params).unflatten(-3, (-1, self.components))  # (..., P / K, K, H, W)
         sizes = [1, channels, channels, channels * (channels - 1) // 2]
