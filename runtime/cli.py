@@ -91,10 +91,11 @@ def help_text(config_name: str) -> str:
     """What a newcomer needs: examples, and every choice with the first comment line of its file."""
     lines = [EXAMPLES[config_name].strip(), ""]
     for group, title in GROUPS[config_name].items():
-        files = sorted((CONF / group).glob("*.yaml"))
+        files = {path.relative_to(CONF / group).with_suffix("").as_posix(): path for path in (CONF / group).rglob("*.yaml")}
         if files:
             lines.append(f"{group}=   {title}")
-            lines += [f"  {path.stem:<18} {first_comment(path.read_text())}".rstrip() for path in files] + [""]
+            wide = max(map(len, files))
+            lines += [f"  {name:<{wide}} {first_comment(files[name].read_text())}".rstrip() for name in sorted(files)] + [""]
     lines.append(f"Any other setting is named by its place in conf/, for instance {SETTINGS[config_name]}")
     return "\n".join(lines)
 
@@ -133,6 +134,8 @@ GROUPS = {
         "trainer": "where to train",
         "experiment": "settings that belong together, with what to expect",
         "text_encoder": "who reads the captions",
+        "codec": "encoder and decoder of autoencoders",
+        "likelihood": "what a variational autoencoder says of pixels",
     },
     "sample": {"sampler": "how to draw"},
 }
