@@ -78,7 +78,7 @@ def mutual_information(mean: Tensor, log_var: Tensor, z: Tensor, chunk: int = 10
         mean, log_var: posteriors (N, d).
         z: (N, d), a draw of each.
         chunk: draws at once; memory is chunk * N float64.
-    Source: Hoffman & Johnson 2016, eqs. 7-9
+    Source: Hoffman & Johnson 2016 (ELBO surgery), index-code mutual information
     """
     mean, log_var, z = mean.double(), log_var.double(), z.double()
     precision = torch.exp(-log_var)  # (N, d)

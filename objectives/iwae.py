@@ -37,7 +37,7 @@ def iwae_bound(log_w: Tensor) -> Tensor:
 def iwae_loss(log_w: Tensor) -> Tensor:
     """What importance-weighted training minimises: minus the bound, mean over the batch, a scalar; log_w (K, B).
 
-    Source: Burda et al. 2016, eqs. 13-14
+    Source: Burda et al. 2016, section 3
     """
     return -iwae_bound(log_w).mean()
 
@@ -51,7 +51,7 @@ def dreg_loss(log_w: Tensor, z: Tensor) -> Tensor:
     Args:
         log_w: (K, B), by `log_weights(..., dreg=True)`.
         z: (K, B, d), the draws that log_w was computed from.
-    Source: Tucker et al. 2019 (DReG), eq. 8
+    Source: Tucker et al. 2019 (DReG), its estimator for the IWAE
     """
     weight = torch.softmax(log_w.detach(), 0).unsqueeze(-1)  # (K, B, 1)
     if z.requires_grad:

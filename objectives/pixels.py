@@ -92,7 +92,7 @@ class ContinuousBernoulli(PixelLikelihood):
 
     With u = logit(lambda) / 2 the density of x in [-1, 1] is exp(u x) u / (2 sinh u), uniform at lambda = 1/2.
 
-    Source: Loaiza-Ganem & Cunningham 2019, eqs. 5-8
+    Source: Loaiza-Ganem & Cunningham 2019, section 3, in natural parameters
     """
 
     density = True
@@ -122,7 +122,7 @@ class Gaussian(PixelLikelihood):
             positive number.
 
     Raises: ValueError for another variance.
-    Source: Rybkin et al. 2021 (sigma-VAE), eq. 4 (optimal) and section 3.1 (learned)
+    Source: Rybkin et al. 2021 (sigma-VAE), one shared variance, learned and in closed form
     """
 
     density = True
