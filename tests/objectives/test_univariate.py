@@ -69,7 +69,9 @@ def test_drawn_levels_have_their_probabilities(mean, log_scale):
     n = 200_000
     noise = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # quantiles: no chance
     mean, log_scale = torch.tensor(mean, dtype=torch.float64), torch.tensor(log_scale, dtype=torch.float64)
-    drawn = levels(draw_level(mean, log_scale, noise)).long().bincount(minlength=256) / n
+    image = draw_level(mean, log_scale, noise)
+    assert torch.isin(image, LEVELS).all()
+    drawn = levels(image).long().bincount(minlength=256) / n
     torch.testing.assert_close(drawn.double(), log_level(LEVELS, mean, log_scale).exp(), atol=2.1 / n, rtol=0)
 
 
