@@ -143,8 +143,8 @@ class Gaussian(PixelLikelihood):
     def log_prob(self, params: Tensor, image: Tensor) -> Tensor:
         squared = (at_least_float32(params) - image).square()
         variance = self._optimal(squared) if self.variance_kind == "optimal" and self.training else self.variance()
-        variance = torch.as_tensor(variance, dtype=squared.dtype, device=squared.device)
-        return per_image(-0.5 * (squared / variance + variance.log() + math.log(2 * math.pi)))
+        log_variance = variance.log() if isinstance(variance, Tensor) else math.log(variance)
+        return per_image(-0.5 * (squared / variance + log_variance + math.log(2 * math.pi)))
 
     def variance(self) -> Tensor | float:
         """The variance outside training, a scalar."""
@@ -156,8 +156,8 @@ class Gaussian(PixelLikelihood):
         return at_least_float32(params).clamp(-1, 1)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        std = torch.as_tensor(self.variance(), device=params.device).sqrt()
-        return (at_least_float32(params) + std * torch.special.ndtri(inner(noise))).clamp(-1, 1)
+        eps = torch.special.ndtri(inner(noise))
+        return (at_least_float32(params) + self.variance() ** 0.5 * eps).clamp(-1, 1)
 
     @torch.no_grad()
     def _optimal(self, squared: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         return channels
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log weights (..., K, H, W), means, log scales (..., C, K, H, W), coefficients (..., C (C - 1) / 2, K, H, W)"""
+        """Log weights (..., K, H, W), means and log scales (..., C, K, H, W), coefficients (..., C(C - 1)/2, K, H, W)."""
         channels = self._channels(params)
         parts = at_least_float32(params).unflatten(-3, (-1, self.components))  # (..., P / K, K, H, W)
         sizes = [1, channels, channels, channels * (channels - 1) // 2]
@@ -301,6 +301,7 @@ def dequantise(image: Tensor, noise: Tensor) -> Tensor:
     """Bytes in [-1, 1] spread over their 256 bins by uniform numbers in [0, 1) of the same shape.
 
     A density of such images bounds the probability of the bytes: - E log p(dequantised) + 7 log 2 per dimension >= NLL.
+    That of the bytes themselves bounds nothing: a density can be as great as one likes at a few of its points.
 
     Source: Theis et al. 2016, section 3.1
     """

@@ -296,3 +296,19 @@ def test_dequantised_bytes_fill_their_bins():
     torch.testing.assert_close(low, torch.arange(256) / 128 - 1)
     torch.testing.assert_close(high[:-1], low[1:], atol=1e-6, rtol=0)
     assert high.max() <= 1
+
+
+@pytest.mark.parametrize("likelihood", [ContinuousBernoulli(), Gaussian(1e-6)])
+def test_dequantised_bytes_have_no_less_than_zero_bits(likelihood):
+    """A pixel that is always black: the density of its byte grows without limit, the bound stays above 0."""
+    black = torch.full((1000, 1, 1, 1), -1.0, dtype=torch.float64)
+    noise = ((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000).reshape(black.shape)
+    certain = torch.full_like(black, -1e4 if isinstance(likelihood, ContinuousBernoulli) else -1.0)
+    bits = {
+        name: bits_per_dim(-likelihood.log_prob(certain, image).mean(), 1, density=True).item()
+        for name, image in {"bytes": black, "dequantised": dequantise(black, noise)}.items()
+    }
+    assert bits["bytes"] < -1 and bits["dequantised"] > 0
+    for logit in (-2000.0, -500.0, -10.0, 0.0, 10.0):
+        params = torch.full_like(black, logit)
+        assert -ContinuousBernoulli().log_prob(params, dequantise(black, noise)).mean() + 7 * math.log(2) > 0
