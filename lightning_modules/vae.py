@@ -120,7 +120,10 @@ class VAE(GenerativeModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """The losses and ``active_units``, counted in each batch; says once if the posterior has collapsed."""
         losses = self.losses(batch)
-        active = elbo.active_units(self.encode(batch["image"])[0], ACTIVE_VARIANCE).sum()
+        mean, _ = self.encode(batch["image"])
+        if len(mean) == 1:  # which has no variance
+            return losses
+        active = elbo.active_units(mean, ACTIVE_VARIANCE).sum()
         if batch_idx == 0 and not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
             self._warned = self._say_collapse(float(losses["rate_nats"]), int(active))
         return losses | {"active_units": active.to(losses["loss"].dtype)}
