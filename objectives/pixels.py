@@ -265,7 +265,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         return channels
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log weights (..., K, H, W), means and log scales (..., C, K, H, W), coefficients (..., C(C - 1)/2, K, H, W)."""
+        """Log weights (..., K, H, W); means, log scales (..., C, K, H, W); coefficients (..., C(C - 1)/2, K, H, W)."""
         channels = self._channels(params)
         parts = at_least_float32(params).unflatten(-3, (-1, self.components))  # (..., P / K, K, H, W)
         sizes = [1, channels, channels, channels * (channels - 1) // 2]
