@@ -177,7 +177,8 @@ def benchmark(
         row = measure(module, batches, k, extractor)
         rows[dim] = row | {"images_seen": info["images_seen"], "train_sec": info["train_sec"]}
         shown[dim], data = panels(module, batches), config.choices.data
-        print(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr, flush=True)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+        print(f"{path}: {numbers}", file=sys.stderr, flush=True)
     real = to_uint8(torch.cat([batch["image"] for batch in batches]))
     result = {
         "benchmark": "latent_dims",

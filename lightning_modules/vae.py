@@ -40,7 +40,7 @@ class VAE(GenerativeModule):
         eval_importance_samples: every k at which ``likelihood`` gives an IWAE bound.
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
     Raises: ValueError for an argument out of range, or for beta and free bits where the IWAE is trained.
-    Source: Kingma and Welling 2014; Higgins et al. 2017 (beta); Kingma et al. 2016 (free bits); Burda et al. 2016 (IWAE)
+    Source: Kingma and Welling 2014; Higgins et al. 2017 (beta); Kingma et al. 2016 (free bits); Burda et al. 2016 (k)
     """
 
     def __init__(
@@ -165,7 +165,8 @@ class VAE(GenerativeModule):
         params = self.decode(z.to(self.dtype))
         if mode == "mean":
             return self.pixels.mean(params)
-        noise = [torch.rand(self.pixels.noise_shape(params)[1:], generator=g) for g in keyed_generators(seeds, "pixels")]
+        shape = self.pixels.noise_shape(params)[1:]
+        noise = [torch.rand(shape, generator=generator) for generator in keyed_generators(seeds, "vae pixels")]
         return self.pixels.sample(params, torch.stack(noise).to(params))
 
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
@@ -209,9 +210,9 @@ class VAE(GenerativeModule):
     def health(self, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """What the latents carry, over batches of images: plain numbers.
 
-        ``active_units``, ``rate_per_dim_nats`` (list of d), ``rate_nats``, the distortion, and the two parts of the rate:
-        ``mutual_information_nats`` of latent and image (at most the log of their number), and ``aggregate_kl_nats``, how
-        far the posteriors' mixture is from the prior.
+        ``active_units``, ``rate_per_dim_nats`` (list of d), ``rate_nats``, the distortion, and both parts of the rate:
+        ``mutual_information_nats`` of latent and image (at most the log of the images' number), and
+        ``aggregate_kl_nats``, how far the posteriors' mixture is from the prior.
 
         Source: Burda et al. 2016, section 5.2 (active units); Hoffman and Johnson 2016 (parts of the rate)
         """
@@ -258,7 +259,7 @@ def check_arguments(
         if not value >= 0:
             raise ValueError(f"model.{name}={value!r}: a number of at least 0")
     if importance_samples > 1 and (beta != 1 or kl_warmup_images or free_bits_nats):
-        raise ValueError(f"model.importance_samples={importance_samples} trains a bound of log p(x) that has no separate "
-                         "rate: leave model.beta at 1, kl_warmup_images and free_bits_nats at 0")
+        what = f"model.importance_samples={importance_samples} trains a bound of log p(x) that has no separate rate"
+        raise ValueError(f"{what}: leave model.beta at 1, kl_warmup_images and free_bits_nats at 0")
     if dreg and importance_samples == 1:
         raise ValueError("model.dreg=true with one importance sample: set model.importance_samples above 1")
