@@ -69,8 +69,8 @@ class Checkerboard(Evaluator):
         value, n = share(fake), len(fake)
         values = {"checkerboard": value, "checkerboard_n": n, "checkerboard_noise": self._noise}
         if n > 1:  # of a ratio of means, to first order
-            error = ((fake[:, 0] - value * fake[:, 1]) / fake[:, 1].mean()).std() / n**0.5
-            values |= {"checkerboard_low": value - 1.96 * float(error), "checkerboard_high": value + 1.96 * float(error)}
+            half = 1.96 * float(((fake[:, 0] - value * fake[:, 1]) / fake[:, 1].mean()).std()) / n**0.5
+            values |= {"checkerboard_low": value - half, "checkerboard_high": value + half}
         controls = (kind for kind in KINDS[1:] if kind in self.rows.names)
         return values | {f"checkerboard_{kind}": share(self.rows.column(kind)) for kind in controls}
 

@@ -72,7 +72,7 @@ class Autoencoder(GenerativeModule):
         return self.decode(self.encode(batch["image"])).float().clamp(-1, 1)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``loss``: squared error per pixel value in [-1, 1], mean over the batch; ``psnr_db``: mean of the images' own."""
+        """``loss``: mean squared error of pixel values in [-1, 1]; ``psnr_db``: mean of the images' own."""
         z = self.encode(batch["image"])
         if self.training:
             self._follow(z.detach())
@@ -90,7 +90,7 @@ class Autoencoder(GenerativeModule):
 
     def sampling_refusal(self) -> str | None:
         """An untrained autoencoder does not know where latents lie."""
-        return None if self.latent_batches else "the autoencoder has seen no images: it draws what training latents are like"
+        return None if self.latent_batches else "the autoencoder has seen no images to learn the latents from: train it"
 
     def _follow(self, z: Tensor) -> None:
         """Moves mean and covariance towards those of a batch of latents (B, d): at first their average over batches,

@@ -182,5 +182,5 @@ def checked_dims(dims: Sequence[int]) -> tuple[int, ...]:
     """Channels per resolution as a tuple; raises ValueError for none, or what is no multiple of the groups."""
     dims = tuple(dims)
     if not dims or any(dim < 1 or dim % GROUPS for dim in dims):
-        raise ValueError(f"dims={list(dims)} must be one or more multiples of {GROUPS}, the groups of the normalisation")
+        raise ValueError(f"dims={list(dims)} must be one or more multiples of {GROUPS}, the groups of normalisation")
     return dims

@@ -20,7 +20,8 @@ def cell(picture: Image.Image, row: int, column: int) -> Image.Image:
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(toy.SIZE, toy.SIZE, 3).permute(2, 0, 1)
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.view(toy.SIZE, toy.SIZE, 3).permute(2, 0, 1)
 
 
 def test_reconstructions_stand_above_their_originals(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
