@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoiser import full_precision
-from diffusion.random import keyed_generators, keyed_randn, randn
+from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae
+from objectives.pixels import dequantise
 
 MODES = ("mean", "sample")
 STREAMED = 50  # importance samples that an image draws at once: fixed, so that no batch size changes the noise
@@ -100,7 +101,7 @@ class VAE(GenerativeModule):
 
         Raises: ValueError for images that the likelihood is none of.
         """
-        image = self._fitting(batch["image"])
+        image = self._pixels_of(batch)
         mean, log_var = self.encode(image)
         eps = keyed_randn(batch["seed"], (self.importance_samples, self.latent_dim), "vae", device=image.device)
         z = elbo.reparameterise(mean, log_var, eps.transpose(0, 1).to(mean.dtype))  # (k, B, d)
@@ -135,12 +136,16 @@ class VAE(GenerativeModule):
                   "try model.kl_warmup_images, model.free_bits_nats or a smaller model.beta", flush=True)
         return collapsed
 
-    def _fitting(self, image: Tensor) -> Tensor:
-        """The images, the first of which are looked at: reading them all would make a GPU wait at every step."""
-        if not self._checked:
+    def _pixels_of(self, batch: dict[str, Any]) -> Tensor:
+        """The images as the likelihood takes them: for a density, bytes spread over their bins by keyed noise."""
+        image = batch["image"]
+        if not self._checked:  # the first images only: reading them all would make a GPU wait at every step
             self.pixels.check(image)
             self._checked = True
-        return image
+        if not self.pixels.density:
+            return image
+        noise = keyed_rand(batch["seed"], "dequantise", shape=image.shape[1:], device=image.device)
+        return dequantise(image, noise.to(image.dtype))
 
     # ---- images ----
 
@@ -186,7 +191,7 @@ class VAE(GenerativeModule):
         Source: Burda et al. 2016, eq. 8
         """
         self.pixels.check(batch["image"])
-        image, seeds = batch["image"].to(self.dtype), torch.as_tensor(batch["seed"])
+        image, seeds = self._pixels_of(batch).to(self.dtype), torch.as_tensor(batch["seed"])
         group = max(1, DECODED_AT_ONCE // STREAMED)
         parts = [self._bounds(*part) for part in zip(image.split(group), seeds.split(group))]
         return {f"{name}_{self._unit}": torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -218,7 +223,7 @@ class VAE(GenerativeModule):
         """
         rows = []
         for batch in batches:
-            image = batch["image"].to(self.device, self.dtype)
+            image = self._pixels_of(batch).to(self.device, self.dtype)
             mean, log_var = self.encode(image)
             eps = keyed_randn(batch["seed"], (self.latent_dim,), "vae health", device=image.device)
             z = elbo.reparameterise(mean, log_var, eps.to(mean.dtype))

@@ -80,7 +80,8 @@ def linear_gaussian(n: int, wrong: float = 0.0) -> tuple[VAE, dict[str, Tensor],
     cov = basis @ basis.T + 0.09 * torch.eye(SIZE**2, dtype=torch.float64)
     truth = MultivariateNormal(bias, cov)
     x = truth.sample((n,))
-    module.pixels.check = lambda image: None  # such draws leave [-1, 1]
+    module.pixels.check = lambda image: None
+    module._pixels_of = lambda batch: batch["image"]  # such draws are no bytes and leave [-1, 1]
     return module, {"image": x.reshape(n, 1, SIZE, SIZE), "seed": torch.arange(n)}, truth.log_prob(x)
 
 
@@ -115,6 +116,21 @@ def test_bounds_fall_with_k_and_rank_below_independent_pixels(good: VAE) -> None
     white = (stripes(12)["image"] + 1).mean(0) / 2
     factorised = float(F.binary_cross_entropy(white, white, reduction="sum"))  # 36 H(1/6 · 11/12 …), about 16 nats
     assert math.log(12) - 0.1 < ks[-1] < 0.5 * factorised, "twelve kinds of equal probability: log 12 nats at best"
+
+
+def test_a_density_is_one_of_bytes_spread_over_their_bins() -> None:
+    module = vae(Gaussian(1e-5), hidden=()).eval()
+    with torch.no_grad():
+        for part in (module.encoder, module.decoder):
+            part.net[0].weight.zero_(), part.net[0].bias.zero_()
+        module.decoder.net[0].bias.fill_(-1 + 1 / 256)  # the middle of the lowest bin, where every pixel lies
+    batch = {"image": -torch.ones(50, 1, SIZE, SIZE), "seed": torch.arange(50)}
+    nats = float(module.likelihood(batch)["elbo_density_nats"].mean())
+    bits = nats / (SIZE**2 * math.log(2)) + 7
+    assert bits > 0, "of the bytes themselves it would be below zero, which no probability is"
+    with torch.no_grad():
+        loss, again, other = (module.losses({**batch, "seed": batch["seed"] + k})["loss"] for k in (0, 0, 50))
+    assert float(loss) == float(again) != float(other)
 
 
 # ---- noise and batches ----
