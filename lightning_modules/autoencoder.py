@@ -80,8 +80,13 @@ class Autoencoder(GenerativeModule):
         return {"loss": error.mean(), "psnr_db": 10 * torch.log10(PEAK_SQUARED / error.detach()).mean()}
 
     @torch.no_grad()
-    def sample(self, conditions: int, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
-        """Images (n, C, S, S) in [-1, 1] of latents drawn from the normal distribution of training latents."""
+    def sample(self, conditions: int, *, seeds: Sequence[int], **others: Any) -> Tensor:
+        """Images (n, C, S, S) in [-1, 1] of latents drawn from the normal distribution of training latents.
+
+        Raises: ValueError before any training, or for an option: there is none.
+        """
+        if others:
+            raise ValueError(f"an autoencoder draws in one step: it has no {', '.join(others)}")
         if (reason := self.sampling_refusal()) is not None:
             raise ValueError(reason)
         eps = keyed_randn(seeds, (self.latent_dim,), "latent", dtype=torch.float64)  # (n, d)

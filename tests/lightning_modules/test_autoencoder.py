@@ -78,6 +78,8 @@ def test_an_image_depends_on_its_own_seed(trained: dict, place: Path) -> None:
     together, alone = module.sample(3, seeds=[5, 6, 7]), module.sample(1, seeds=[6])
     assert torch.allclose(together[1:2], alone, atol=1e-5) and together.abs().max() <= 1
     assert not torch.allclose(together[0], together[1], atol=1e-3)
+    with pytest.raises(ValueError, match="draws in one step: it has no num_steps"):
+        module.sample(1, seeds=[0], num_steps=4)
 
 
 def test_latents_are_drawn_like_those_that_were_seen() -> None:
