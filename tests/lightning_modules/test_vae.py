@@ -157,7 +157,7 @@ def test_training_noise_is_keyed_by_the_seed(good: VAE) -> None:
     assert torch.equal(first["distortion_nats"], good.losses(batch)["distortion_nats"])
     order = torch.randperm(10)
     shuffled = good.losses({name: value[order] for name, value in batch.items()})
-    assert float(shuffled["loss"]) == pytest.approx(float(first["loss"]), rel=1e-5)
+    assert shuffled["loss"].item() == pytest.approx(first["loss"].item(), rel=1e-5)
     other = good.losses(batch | {"seed": batch["seed"] + 99})
     assert not torch.equal(other["distortion_nats"], first["distortion_nats"])
     assert torch.equal(other["rate_nats"], first["rate_nats"])
