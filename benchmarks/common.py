@@ -119,6 +119,21 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
 
+def peer_versions(python: str, names: Sequence[str], install: str) -> dict[str, str]:
+    """Versions of a peer and what it needs, in its own Python.
+
+    Raises: FileNotFoundError for no such Python; ModuleNotFoundError, with how to install it, for one without names[0].
+    """
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {list(names)}}}))"
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    except (FileNotFoundError, PermissionError):
+        raise FileNotFoundError(f"--peer-python {python}: there is no such Python") from None
+    if found.returncode:
+        raise ModuleNotFoundError(f"{python} has no {names[0]}: {install}")
+    return json.loads(found.stdout)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON through a temporary file in the same folder, which it makes."""
     path.parent.mkdir(parents=True, exist_ok=True)

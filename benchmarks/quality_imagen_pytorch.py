@@ -8,7 +8,6 @@ Everything else is each project's own: ours by train.py with its defaults, their
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,9 @@ import torch
 from PIL import Image
 
 from benchmarks.caption_folder import Prompt, held_out_prompts, make_folder, real_images, score_images
-from benchmarks.common import REPO, arguments, machine, markdown_table, provenance, publish, run, write_json
+from benchmarks.common import (
+    REPO, arguments, machine, markdown_table, peer_versions, provenance, publish, run, write_json,
+)  # fmt: skip
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
@@ -152,15 +153,7 @@ def run_peer(
 
 def check_peer(python: str) -> dict[str, str]:
     """Versions on the peer's side. Raises ModuleNotFoundError, FileNotFoundError in one line."""
-    names = ("imagen-pytorch", "torch")
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
-    try:
-        found = subprocess.run([python, "-c", code], capture_output=True, text=True)
-    except (FileNotFoundError, PermissionError):
-        raise FileNotFoundError(f"--peer-python {python}: there is no such Python") from None
-    if found.returncode:
-        raise ModuleNotFoundError(f"{python} has no imagen-pytorch: {INSTALL}")
-    return json.loads(found.stdout)
+    return peer_versions(python, ("imagen-pytorch", "torch"), INSTALL)
 
 
 def grid(images_u8: np.ndarray, path: Path, columns: int = 8) -> None:

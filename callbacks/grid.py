@@ -12,10 +12,12 @@ from torch import Tensor
 MIN_CELL = 128  # pixels; smaller images are enlarged to whole multiples, so that pixels stay square
 
 
-def captioned_grid(images_u8: Tensor, captions: Sequence[str] | None = None) -> Image.Image:
-    """A near-square grid of images with captions wrapped underneath.
+def captioned_grid(
+    images_u8: Tensor, captions: Sequence[str] | None = None, columns: int | None = None
+) -> Image.Image:
+    """A grid of images with captions wrapped underneath.
 
-    Args: images_u8 (B, C, H, W) uint8 with 1 or 3 channels; captions: B strings or None.
+    Args: images_u8 (B, C, H, W) uint8 with 1 or 3 channels; captions: B strings or None; columns: None is near-square.
     """
     pictures = [to_pil(image) for image in images_u8]
     factor = max(1, round(MIN_CELL / max(pictures[0].size)))
@@ -23,7 +25,7 @@ def captioned_grid(images_u8: Tensor, captions: Sequence[str] | None = None) -> 
     font = ImageFont.load_default()
     lines = [textwrap.wrap(c, max(8, width // 6)) for c in captions] if captions else [[] for _ in pictures]
     text = 12 * max(map(len, lines)) + (6 if captions else 0)
-    columns = math.ceil(math.sqrt(len(pictures)))
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     grid = Image.new("RGB", (columns * (width + 4) + 4, rows * (height + text + 4) + 4), "white")
     draw = ImageDraw.Draw(grid)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from PIL.Image import Image
 
 from callbacks.grid import captioned_grid
 from callbacks.steps import due, evaluating, finished
 from evaluators.images import to_uint8
 
+COLUMNS = 8  # images that are shown with their reconstructions
+
 
 class SampleGrid(pl.Callback):
     """Writes `step=….png`, a grid of images drawn with the averaged weights, and sends it to the loggers.
 
-    Process 0 samples alone. Where a module refuses (an untrained stage), training goes on without a grid.
+    Process 0 samples alone. Where a module refuses (an untrained stage), training goes on without a grid. A module that
+    has `reconstruct(batch)` gets a second picture, `reconstructions-step=….png`: validation images, the same at every
+    step, underneath what the model makes of them.
 
     Args:
         dir: folder of the grids.
@@ -37,7 +43,7 @@ class SampleGrid(pl.Callback):
     ) -> None:
         self.dir, self.every_steps, self.conditions = Path(dir), every_steps, conditions
         self.seed, self.options = seed, dict(options or {})
-        self._told: str | None = None
+        self._told: set[str] = set()
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         # A run that a signal stops saves its weights at once; the grid of that step is drawn when it goes on.
@@ -49,36 +55,55 @@ class SampleGrid(pl.Callback):
         if due(trainer, module, self.every_steps) and (finished(trainer, module) or not trainer.should_stop):
             self.draw(trainer, module)
 
-    def path(self, module: Any) -> Path:
-        """Where the grid of this step goes."""
-        return self.dir / f"step={module.optimizer_steps:08d}.png"
+    def path(self, module: Any, name: str = "samples") -> Path:
+        """Where a picture of this step goes."""
+        prefix = "" if name == "samples" else f"{name}-"
+        return self.dir / f"{prefix}step={module.optimizer_steps:08d}.png"
 
     def draw(self, trainer: pl.Trainer, module: Any) -> None:
-        """Sample the grid of this step and write it."""
+        """Make the pictures of this step and write them."""
         if not trainer.is_global_zero:
             return
+        self.write(trainer, module, "samples", self.samples)
+        if hasattr(module, "reconstruct") and trainer.datamodule.val_dataset is not None:
+            self.write(trainer, module, "reconstructions", reconstructions)
+
+    def samples(self, trainer: pl.Trainer, module: Any) -> Image | None:
+        """The module's samples; None if it draws nothing."""
         conditions = list(self.conditions) if self.conditions else module.example_conditions()
         n = conditions if isinstance(conditions, int) else len(conditions)
         if not n:
-            return
-        try:
-            if (reason := module.sampling_refusal()) is not None:
-                raise ValueError(reason)
-            with evaluating(trainer, module):
-                image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
-            image_u8 = to_uint8(image.cpu())
-        except ValueError as error:  # an untrained stage, or weights that diverged, must not end the training
-            if str(error) != self._told:
-                print(f"no sample grid: {error}", flush=True)
-            self._told = str(error)
-            return
+            return None
+        if (reason := module.sampling_refusal()) is not None:
+            raise ValueError(reason)
+        image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
         captions = None if isinstance(conditions, int) else [str(c) for c in conditions]
-        grid = captioned_grid(image_u8, captions)
+        return captioned_grid(to_uint8(image.cpu()), captions)
+
+    def write(self, trainer: pl.Trainer, module: Any, name: str, make: Callable[..., Image | None]) -> None:
+        """Make one picture with the averaged weights, write it and send it to the loggers under `name`."""
+        try:
+            with evaluating(trainer, module):
+                grid = make(trainer, module)
+        except ValueError as error:  # an untrained stage, or weights that diverged, must not end the training
+            if str(error) not in self._told:
+                print(f"no grid of {name}: {error}", flush=True)
+            self._told.add(str(error))
+            return
+        if grid is None:
+            return
         self.dir.mkdir(parents=True, exist_ok=True)
-        path = self.path(module)
+        path = self.path(module, name)
         fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         grid.save(fresh, format="png")
         os.replace(fresh, path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_picture"):
-                logger.log_picture("samples", grid, step=module.optimizer_steps)
+                logger.log_picture(name, grid, step=module.optimizer_steps)
+
+
+def reconstructions(trainer: pl.Trainer, module: Any) -> Image:
+    """The first validation images in the lower row, the module's reconstructions of them above."""
+    batch = trainer.strategy.batch_to_device(next(iter(trainer.datamodule.val_dataloader())))
+    rebuilt, image = module.reconstruct(batch).float()[:COLUMNS], batch["image"][:COLUMNS]
+    return captioned_grid(to_uint8(torch.cat([rebuilt, image]).cpu()), columns=len(image))

@@ -58,7 +58,10 @@ def keyed_randn(
 
 
 def keyed_rand(
-    seeds: Sequence[int] | Tensor, *tags: str | int, device: torch.device | str | None = None
+    seeds: Sequence[int] | Tensor,
+    *tags: str | int,
+    shape: Sequence[int] = (),
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Uniform float32 numbers (B,) in [0, 1), number i a function of seeds[i] and the tags only."""
-    return torch.stack([torch.rand((), generator=g) for g in keyed_generators(seeds, *tags)]).to(device)
+    """Uniform float32 numbers (B, *shape) in [0, 1), row i a function of seeds[i] and the tags only."""
+    return torch.stack([torch.rand(tuple(shape), generator=g) for g in keyed_generators(seeds, *tags)]).to(device)

@@ -91,10 +91,13 @@ def help_text(config_name: str) -> str:
     """What a newcomer needs: examples, and every choice with the first comment line of its file."""
     lines = [EXAMPLES[config_name].strip(), ""]
     for group, title in GROUPS[config_name].items():
-        files = sorted((CONF / group).glob("*.yaml"))
+        paths = (CONF / group).rglob("*.yaml")
+        files = {path.relative_to(CONF / group).with_suffix("").as_posix(): path for path in paths}
         if files:
             lines.append(f"{group}=   {title}")
-            lines += [f"  {path.stem:<18} {first_comment(path.read_text())}".rstrip() for path in files] + [""]
+            wide = max(map(len, files))
+            about = {name: first_comment(files[name].read_text()) for name in sorted(files)}
+            lines += [f"  {name:<{wide}} {text}".rstrip() for name, text in about.items()] + [""]
     lines.append(f"Any other setting is named by its place in conf/, for instance {SETTINGS[config_name]}")
     return "\n".join(lines)
 
@@ -133,6 +136,8 @@ GROUPS = {
         "trainer": "where to train",
         "experiment": "settings that belong together, with what to expect",
         "text_encoder": "who reads the captions",
+        "codec": "encoder and decoder of autoencoders",
+        "likelihood": "what a variational autoencoder says of pixels",
     },
     "sample": {"sampler": "how to draw"},
 }

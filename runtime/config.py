@@ -65,7 +65,7 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
         if override.is_sweep_override() and not sweep:
             raise ValueError(f"{override.input_line}: several values are a sweep, add -m to run them one after another")
     for override in chosen:
-        _check_choice(override, groups[override.key_or_group])
+        _check_choice(override, options(groups, override.key_or_group))
     if sweep:
         chosen = [o for o in chosen if not o.is_sweep_override()]
     cfg = hydra.compose(config_name, search + [o.input_line for o in chosen])
@@ -85,6 +85,12 @@ def available(loader: Any, config_name: str, search: list[str], parent: str = ""
             found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, search)
             found |= available(loader, config_name, search, group)
     return found
+
+
+def options(groups: dict[str, list[str]], group: str) -> list[str]:
+    """What a group can be set to, files in its folders as FOLDER/NAME."""
+    inside = {name.removeprefix(f"{group}/"): found for name, found in groups.items() if name.startswith(f"{group}/")}
+    return [*groups[group], *(f"{folder}/{name}" for folder, names in inside.items() for name in names)]
 
 
 def _check_choice(override: Override, options: list[str]) -> None:

@@ -16,6 +16,8 @@ TOY = [f"hydra.searchpath=[file://{TOY_CONF}]", "model=toy"]
     [
         ("model=toi", "model=toi: there is no such model. Did you mean model=toy?"),
         ("trainer=gpus", "trainer=gpus: there is no such trainer. Did you mean trainer=gpu? Available: auto, cpu, ddp"),
+        ("experiment=lecture/upsamplin", "experiment=lecture/upsamplin: there is no such experiment. "
+         "Did you mean experiment=lecture/upsampling?"),
         ("modle=toy", "unknown setting 'modle'. Did you mean model=toy?"),
         ("max_steps=3", "unknown setting 'max_steps'. Did you mean trainer.max_steps=3?"),
         ("trainer.maxsteps=3", "unknown setting 'trainer.maxsteps'. Did you mean trainer.max_steps=3?"),
@@ -48,9 +50,9 @@ def test_right_overrides_pass() -> None:
 
 def test_help_lists_every_choice_with_its_first_line() -> None:
     text = help_text("train")
-    for group in ("model", "data", "trainer"):
-        for path in (CONF / group).glob("*.yaml"):
-            assert f"\n  {path.stem} " in text, path
+    for group in ("model", "data", "trainer", "experiment", "codec"):
+        for path in (CONF / group).rglob("*.yaml"):
+            assert f"\n  {path.relative_to(CONF / group).with_suffix('').as_posix()} " in text, path
     assert "resume=runs/latest" in text and "Two CPU processes" in text
 
 

@@ -1,0 +1,94 @@
+"""A VAE through the scripts: train, stop and go on, sample, evaluate; and grey data refused in one line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from torch.nn import functional as F
+
+import evaluate
+import sample
+import train
+from runtime.build import instantiate
+from runtime.checkpoint import load_module
+from tests.datamodules.class_data import write_class_data
+from tests.sessions import assert_same, contents
+from tests.toy import CONF
+
+
+def overrides(tmp_path: Path, run: str, *more: str) -> list[str]:
+    return [
+        "model=vae", "codec=mlp", "codec.encoder.hidden=[64]", "codec.decoder.hidden=[64]", "model.latent_dim=4",
+        "model.eval_importance_samples=[5,60]", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null",
+        "callbacks.progress=null", "data.batch_size=20", "data.num_val=40", "callbacks.metrics_log.every_steps=5",
+        "callbacks.checkpoint.every_sec=null", "callbacks.ema.half_life_images=200", "model.lr_schedule=null",
+        "model.optimizer.lr=1e-2", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vae")
+    write_class_data(path / "data", "fashion_mnist", num_train=400, num_test=40)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> dict:
+    # a threshold leaves ten kinds of image without noise
+    return train.main(overrides(place, "run", "trainer.max_steps=200", "data.binarize=threshold"))
+
+
+def test_it_learns_and_logs_the_bound_and_its_terms(trained: dict, place: Path) -> None:
+    assert trained["step"] == 200 and trained["images"] == 4000
+    for part in ("train", "val"):
+        elbo, distortion, rate = (trained[f"{part}/{name}_nats"] for name in ("elbo", "distortion", "rate"))
+        assert elbo == pytest.approx(distortion + rate, rel=1e-4) and trained[f"{part}/loss"] == pytest.approx(elbo)
+    assert trained["val/elbo_nats"] < 0.2 * factorised(place), "independent pixels cannot tell ten kinds of image"
+    assert 1 <= trained["val/active_units"] <= 4
+    names = {p.name for p in (place / "run" / "samples").iterdir()}
+    assert names == {"step=00000200.png", "reconstructions-step=00000200.png"}
+
+
+def factorised(place: Path) -> float:
+    """Nats of a test image under independent pixels of the best probabilities."""
+    data = instantiate(load_module(place / "run")[1].data)
+    data.setup("test")
+    image = data.test_dataset.__getitems__([(i, 0) for i in range(40)])["image"]
+    white = (image + 1).mean(0) / 2
+    return float(F.binary_cross_entropy(white, white, reduction="sum"))
+
+
+def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
+    # a weight that changes and a buffer that runs
+    more = ["model.kl_warmup_images=150", "likelihood=gaussian_optimal", "callbacks.samples=null"]
+    train.main(overrides(place, "whole", "trainer.max_steps=8", *more))
+    train.main(overrides(place, "parts", "trainer.max_steps=3", *more))
+    train.main([f"resume={place / 'parts'}", "trainer.max_steps=8"])
+    whole, parts = (contents(place / run) for run in ("whole", "parts"))
+    for side in (whole, parts):
+        side.pop("metrics"), side.pop("callbacks")  # the stop at step 3 validated and logged once more
+    assert_same(whole, parts)
+
+
+def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, place: Path) -> None:
+    lines = sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "n=3", "+options.mode=sample"])
+    assert [line["seed"] for line in lines] == [0, 1, 2]
+    with pytest.raises(ValueError, match="it has no num_steps, only mode and temperature"):
+        sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "num_steps=3"])
+    judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
+              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+    (result,) = evaluate.main([f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'evaluation'}"])
+    metrics = result["splits"]["test"]["metrics"]
+    bounds = [metrics[name]["value"] for name in ("elbo_nats", "iwae_5_nats", "iwae_60_nats")]
+    assert bounds == sorted(bounds, reverse=True) and bounds[2] < bounds[0]
+    assert bounds[0] == pytest.approx(trained["val/elbo_nats"], rel=0.1), "other images of the same kind"
+    assert metrics["iwae_60_bpd"]["value"] == pytest.approx(bounds[2] / 784 / math.log(2))
+
+
+def test_grey_data_is_refused_by_a_bernoulli_in_one_line(place: Path) -> None:
+    with pytest.raises(ValueError, match=r"set data\.binarize=dynamic or choose another likelihood") as error:
+        train.main(overrides(place, "grey", "data.binarize=none", "trainer.max_steps=2"))
+    assert "\n" not in str(error.value)
