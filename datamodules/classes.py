@@ -144,7 +144,8 @@ class ClassDataModule(ImageDataModule):
         if binarize not in BINARIZE:
             raise ValueError(f"data.binarize={binarize!r}: choose one of {', '.join(BINARIZE)}")
         if binarize != "none" and form.channels == 3:
-            raise ValueError(f"data.binarize={binarize}: grey values can be read as probabilities, {name} has colours")
+            raise ValueError(f"data.binarize={binarize}: grey values are read as probabilities, and {name} has "
+                             "colours: set data.binarize=none and, for model=vae, another likelihood")
         if "{}" not in caption_template:
             raise ValueError(f"data.caption_template {caption_template!r} has no {{}} for the class's name")
         if not isinstance(num_val, int) or num_val < 1:
