@@ -27,7 +27,11 @@ class Likelihood(Evaluator):
     Bounds of different kinds, dequantised and discrete ones, binarised and grey data are different quantities: read the
     name. The likelihood of latents is none of images.
 
-    Source: Theis et al. 2016, section 3.1 (why dequantise); Papamakarios et al. 2017, appendix (bits per pixel).
+    Where other data was judged too, `auroc_<data>` is the share of pairs in which the other image is less likely than the
+    model's own kind, by the last column: one half is chance, and below it the model finds strangers more likely.
+
+    Source: Theis et al. 2016, section 3.1 (why dequantise); Papamakarios et al. 2017, appendix (bits per pixel);
+    Nalisnick et al. 2019 (strangers that are more likely).
     """
 
     name = "likelihood"
@@ -37,6 +41,14 @@ class Likelihood(Evaluator):
 
     def __init__(self) -> None:
         self._dim = 0
+        self._others: dict[str, dict[str, Tensor]] = {}
+        self.unit: dict[str, str] = {}
+        self.higher_is_better: dict[str, bool] = {}
+
+    def prepare(self, prompts: Any) -> None:
+        self._others = prompts.other_likelihoods or {}
+        names = [f"auroc_{data}" for data in self._others]
+        self.unit, self.higher_is_better = dict.fromkeys(names, "%"), dict.fromkeys(names, True)
 
     def columns(self, batch: Batch) -> dict[str, Any]:
         self._dim = batch.real[0].numel()
@@ -59,7 +71,21 @@ class Likelihood(Evaluator):
             nats[f"{stem}_nats"] = column
             bits[f"{stem}_bpd"] = bits_per_dim(column, self._dim, density=stem.endswith("_density"))
         self.headlines = tuple(bits)
-        return means(bits) | means(nats)
+        own, others = self._column()
+        return means(bits) | means(nats) | {f"auroc_{data}": auroc(own, other) for data, other in others.items()}
+
+    def _column(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The last column, which is the tightest bound, of the model's own data and of the others."""
+        name = self.rows.names[-1]
+        return self.rows.column(name), {data: columns[name] for data, columns in self._others.items()}
+
+    def details(self) -> dict[str, Any]:
+        """`likelihood`: the column and its values for the model's own data and for others, where there are any."""
+        if not self._others or not len(self.rows):
+            return {}
+        own, others = self._column()
+        values = {data: [round(v, 4) for v in column.tolist()] for data, column in {"own data": own, **others}.items()}
+        return {"likelihood": {"column": self.rows.names[-1], "hist": values}}
 
     def protocol(self) -> dict[str, Any]:
         return {"dimensions": self._dim, "levels": 256}
@@ -73,3 +99,13 @@ def bits_per_dim(nats: Tensor, dim: int, density: bool) -> Tensor:
         density: of pixels in [-1, 1] instead of a probability of bytes.
     """
     return nats / (dim * math.log(2)) + (DENSITY_BITS if density else 0.0)
+
+
+def auroc(own: Tensor, other: Tensor) -> float:
+    """Share of pairs in which the value of `other` (M,) exceeds that of `own` (N,); ties count half.
+
+    Source: Hanley and McNeil 1982 (the area under the ROC curve as a rank statistic)
+    """
+    ordered = own.double().sort().values
+    below, up_to = (torch.searchsorted(ordered, other.double(), right=right) for right in (False, True))
+    return float((below + up_to).double().mean() / (2 * len(own)))

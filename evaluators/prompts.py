@@ -28,6 +28,7 @@ class PromptSet:
         train, holdout: uint8, images that were trained on, and real ones that were not; None for data drawn afresh.
         reconstruction: uint8 (n, C, H, W), `real` through the model and back.
         likelihood: per-image columns (n,) in nats, of the model on `real`.
+        other_likelihoods: the same columns for images of other data, by its name.
         paired: False where `real` shows other things than the prompts say: then it is no control of what needs them.
     """
 
@@ -43,6 +44,7 @@ class PromptSet:
     holdout_split: str | None = None
     reconstruction: Tensor | None = None
     likelihood: dict[str, Tensor] | None = None
+    other_likelihoods: dict[str, dict[str, Tensor]] | None = None
     paired: bool = True
 
     def __len__(self) -> int:
@@ -93,6 +95,7 @@ class PromptSet:
             reference=None if self.reference is None else self.reference[: len(rows)],
             reconstruction=None,
             likelihood=None,
+            other_likelihoods=None,
         )
 
 

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from evaluators.charts import show
-from evaluators.report.parts import Model, direction, interval, metric, metric_names, split_names, table
+import numpy as np
+
+from evaluators.charts import NUM_COLOURS, colour_class, histogram, show
+from evaluators.report.parts import (
+    Model, charts, direction, figure, interval, metric, metric_names, split_names, table,
+)  # fmt: skip
 from evaluators.report.scoreboard import flat
 
 
 def likelihood(models: Sequence[Model]) -> str:
     """One row per model, split and number of the section, with its bound and the rest of its protocol."""
-    return _rows(models, "likelihood")
+    rows = _rows(models, "likelihood")
+    found = [
+        _histogram(model, split, details)
+        for split in split_names(models)
+        for model in models
+        if (details := model.result.splits.get(split, {}).get("details", {}).get("likelihood"))
+    ]
+    how = (
+        "<p>Negative log-likelihoods of the data that the model was made for and of other data. A model that knows "
+        "its own kind puts it clearly to the left.</p>"
+    )
+    return rows + (how + charts(found) if found else "")
+
+
+def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:
+    values = details["hist"]
+    others = [f"c{(model.number + i) % NUM_COLOURS}" for i in range(1, len(values))]
+    classes = dict(zip(values, [colour_class(model.number), *others]))
+    title, x = f"{model.name} ({split})", f"{details['column']} per image"
+    rows = [[name, len(v), *[show(float(q)) for q in np.quantile(v, (0.1, 0.5, 0.9))]] for name, v in values.items()]
+    said = "; ".join(f"{row[0]}: median {row[3]}" for row in rows)
+    keys = "".join(f'<li><i class="{classes[name]}"></i>{escape(name)}</li>' for name in values)
+    chart = histogram(values, classes, x, f"{title}, {x}: {said}")
+    head = ["images", "n", "10 % below", "median", "90 % below"]
+    return figure(title, f'<ul class="legend">{keys}</ul>{chart}', head, rows)
 
 
 def reconstruction(models: Sequence[Model]) -> str:

@@ -22,9 +22,11 @@ from runtime.evaluation.sampling import OPTIONS, check_precision
 from runtime.evaluation.sweeps import setting
 
 ASKED = ("ckpt", "images", "compare")
+# Settings that are lists, with an example.
+LISTS = {"splits": "iid,word", "other_data": "mnist", "importance_samples": "50,500", "compare": "OUT1,OUT2"}
 # Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
 ONLY_WITH = {
-    "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep"),
+    "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep", "other_data", "importance_samples"),
     "images": ("reference", "prompts", "allow_lossy"),
 }
 
@@ -88,7 +90,7 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {cfg[name]!r}")
     check_precision(str(cfg.precision))
     examples = {"guidance_scale": "1,2,4", "num_steps": "8,16,32", "sampler": "ddim,heun"}
-    lists = [("splits", cfg.splits, "iid,word"), ("compare", cfg.compare, "OUT1,OUT2")]
+    lists = [(name, cfg[name], example) for name, example in LISTS.items()]
     lists += [(f"sweep.{name}", cfg.sweep[name], examples[name]) for name in OPTIONS]
     for name, values, example in lists:
         if values is not None and not (OmegaConf.is_list(values) and len(values)):

@@ -14,20 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluators.base import Evaluator
 from evaluators.images import to_uint8
-from evaluators.measure import Ranks, measure
+from evaluators.measure import ALONE, Ranks, measure
 from evaluators.prompts import PromptSet, load_prompts
 from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import sec_per_image
-from runtime.build import instantiate_untrusted
+from runtime.build import instantiate, instantiate_untrusted
 from runtime.checkpoint import load_module
-from runtime.config import REPO
+from runtime.config import REPO, compose
 from runtime.evaluation.processes import device_name, device_of
 from runtime.evaluation.sampling import Sampler, configured, precision, sampling_options, seeds, shown
 from runtime.evaluation.sweeps import run_sweeps
 
 SCENE_SPLITS = ("iid", "combo", "word")
 DEFAULT_N = 512
+KEPT = ("image_size", "channels", "binarize", "root", "num_val")  # of the model's data, for data that it is compared with
 
 
 def evaluate_checkpoint(
@@ -49,6 +50,8 @@ def evaluate_checkpoint(
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
+    if cfg.importance_samples:
+        set_importance_samples(module, cfg.importance_samples)
     data = instantiate_untrusted(config.data)
     data.setup("test")
     settings = configured(OmegaConf.to_container(config.model, resolve=True))
@@ -67,6 +70,8 @@ def evaluate_checkpoint(
     for split in cfg.splits or default_splits(data):
         prompts = load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images).asked(module.conditioning)
         prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks)
+        if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
+            prompts = replace(prompts, other_likelihoods=strangers(cfg, module, config.data, len(prompts), device))
         if len(prompts) < ranks.world:
             raise ValueError(f"n={len(prompts)} is fewer than the {ranks.world} processes: start fewer, or raise n")
         store = sampler.draw(prompts)
@@ -117,6 +122,32 @@ def with_model(
                 column = columns.setdefault(key, torch.full((len(prompts),), torch.nan, dtype=torch.float64))
                 column[indices] = values.double().cpu()
     return replace(prompts, reconstruction=reconstruction if reconstructs else None, likelihood=columns or None)
+
+
+def set_importance_samples(module: Any, counts: Sequence[Any]) -> None:
+    """Asks a module for bounds of its likelihood at other k; ValueError for one that has none, or no such k."""
+    if not hasattr(module, "eval_importance_samples"):
+        raise ValueError(f"importance_samples={list(counts)}: {type(module).__name__} has no such bounds")
+    if not all(isinstance(k, int) and k > 0 for k in counts):
+        raise ValueError(f"importance_samples={list(counts)}: whole numbers of at least 1, for instance [50,500]")
+    module.eval_importance_samples = tuple(sorted(counts))
+
+
+def strangers(cfg: DictConfig, module: Any, own: DictConfig, n: int, device: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Likelihoods of n test images of every `other_data`, made what the model's own images are.
+
+    Raises: ValueError for data that cannot be had in the model's size and channels.
+    """
+    found = {}
+    for name in cfg.other_data:
+        node = compose("train", ["model=classifier", f"data={name}"]).data
+        node.update({key: own[key] for key in KEPT if key in own and key in node})
+        data = instantiate(node)
+        data.setup("test")
+        prompts = load_prompts(data, default_splits(data)[0], n)
+        judged = with_model(prompts, module, frozenset({"likelihood"}), cfg.batch_size, device, ALONE)
+        found[str(name)] = judged.likelihood
+    return found
 
 
 def batch_of(prompts: PromptSet, indices: Sequence[int], device: str) -> dict[str, Any]:

@@ -88,6 +88,24 @@ def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, p
     assert metrics["iwae_60_bpd"]["value"] == pytest.approx(bounds[2] / 784 / math.log(2))
 
 
+def test_other_data_is_less_likely_and_more_importance_samples_bind_tighter(trained: dict, place: Path) -> None:
+    write_class_data(place / "data", "mnist", num_train=60, num_test=40)
+    for file in (place / "data" / "MNIST" / "raw").glob("t10k-images*"):  # strangers: the same files turned to negatives
+        raw = file.read_bytes()
+        file.write_bytes(raw[:16] + bytes(255 - b for b in raw[16:]))
+    judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
+              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+    common = [f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'strangers'}"]
+    (result,) = evaluate.main([*common, "other_data=[mnist]", "importance_samples=[2,100]"])
+    split = result["splits"]["test"]
+    assert split["metrics"]["auroc_mnist"]["value"] > 0.95 and "iwae_100_nats" in split["metrics"]
+    hist = split["details"]["likelihood"]["hist"]
+    assert len(hist["own data"]) == len(hist["mnist"]) == 30
+    assert "own data: median" in (place / "strangers" / "report.html").read_text()
+    with pytest.raises(ValueError, match="whole numbers of at least 1"):
+        evaluate.main([*common, "importance_samples=[0]"])
+
+
 def test_grey_data_is_refused_by_a_bernoulli_in_one_line(place: Path) -> None:
     with pytest.raises(ValueError, match=r"set data\.binarize=dynamic or choose another likelihood") as error:
         train.main(overrides(place, "grey", "data.binarize=none", "trainer.max_steps=2"))

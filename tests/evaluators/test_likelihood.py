@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from evaluators.base import NotComputed
-from evaluators.likelihood import Likelihood, bits_per_dim
+from evaluators.likelihood import Likelihood, auroc, bits_per_dim
 from tests.evaluators.pixel_features import images
 
 DIM = 3 * 4 * 4
@@ -35,7 +36,7 @@ def test_columns_become_means_with_intervals_whatever_the_batches() -> None:
     assert values["elbo_nats_high"] - values["elbo_nats"] == pytest.approx(half)
     assert values["elbo_bpd"] == pytest.approx(150 / (DIM * math.log(2)))
     assert values["ode_density_bpd"] == pytest.approx(7 - 150 / (DIM * math.log(2)))
-    assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and evaluator.higher_is_better is False
+    assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and not evaluator.higher_is_better
 
 
 def test_one_impossible_image_is_not_averaged_away() -> None:
@@ -48,3 +49,22 @@ def test_one_impossible_image_is_not_averaged_away() -> None:
         Likelihood().update(real, real, None, likelihood={})
     with pytest.raises(NotComputed):
         Likelihood().compute()
+
+
+def test_strangers_are_told_apart_by_rank() -> None:
+    own, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0])
+    assert auroc(own, other) == pytest.approx((1 + 0.5 + 3) / 6)
+    assert auroc(own, own) == 0.5 and auroc(own, own + 9) == 1 and auroc(own, own - 9) == 0
+
+
+def test_other_data_stands_beside_the_models_own() -> None:
+    evaluator = Likelihood()
+    prompts = SimpleNamespace(other_likelihoods={"mnist": {"elbo_nats": torch.full((4,), 150.0)}})
+    evaluator.prepare(prompts)
+    real = images(3, 0)
+    evaluator.update(real, real, None, likelihood={"elbo_nats": torch.tensor([100.0, 140.0, 160.0])})
+    assert evaluator.compute()["auroc_mnist"] == pytest.approx(2 / 3) and evaluator.higher_is_better["auroc_mnist"]
+    hist = evaluator.details()["likelihood"]
+    assert hist == {"column": "elbo_nats", "hist": {"own data": [100.0, 140.0, 160.0], "mnist": [150.0] * 4}}
+    evaluator.prepare(SimpleNamespace(other_likelihoods=None))
+    assert not evaluator.details() and "auroc_mnist" not in evaluator.compute()
