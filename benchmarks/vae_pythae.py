@@ -76,7 +76,7 @@ def overrides(s: Settings, dataset: str, codec: str, data_root: Path | None) -> 
 
 def peers_optimiser(s: Settings) -> list[str]:
     """What makes train.py optimise as pythae's trainer does: Adam, a constant rate, no clipping, no averaging."""
-    adam = f"{{_target_: torch.optim.Adam, _partial_: true, lr: {s.learning_rate}}}"
+    adam = f"{{_target_: torch.optim.Adam, _partial_: true, fused: true, lr: {s.learning_rate}}}"
     nothing = ("model.lr_schedule=null", "model.clip_norm=null", "callbacks.ema=null")
     return ["~model.optimizer", f"+model.optimizer={adam}", *nothing]
 
