@@ -1,4 +1,4 @@
-"""Losses of the two players of a generative adversarial network, by name, as functions of the discriminator's scores."""
+"""Losses of the two players of a generative adversarial network, by name: functions of the discriminator's scores."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def adversarial_loss(name: str) -> AdversarialLoss:
 def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of real and of fake scores (B,) that fall on their side of the boundary, two scalars in [0, 1].
 
-    Where a loss fixes no boundary, it is the midpoint of the two means: 0.5 then says that scores do not tell them apart.
+    Where a loss fixes no boundary, it is the midpoint of the two means: 0.5 then says that scores tell nothing apart.
     """
     real, fake = precise(real.detach()), precise(fake.detach())
     boundary = 0.5 * (real.mean() + fake.mean()) if loss.boundary is None else loss.boundary
