@@ -36,9 +36,7 @@ class Upsample(nn.Module):
             self.conv: nn.Module = nn.ConvTranspose2d(dim_in, dim_out, 4, stride=2, padding=1)
         elif kind == "pixel_shuffle":
             self.conv = nn.Conv2d(dim_in, dim_out * 4, 3, padding=1)
-            with torch.no_grad():  # ICNR: the four sub-pixels start equal, so no checkerboard at the first step
-                self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, 0))
-                self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4, 0))
+            equal_sub_pixels(self.conv)
         else:
             self.conv = nn.Conv2d(dim_in, dim_out, 3, padding=1)
 
@@ -49,6 +47,13 @@ class Upsample(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = self.conv(x)
         return F.pixel_shuffle(x, 2) if self.kind == "pixel_shuffle" else x
+
+
+@torch.no_grad()
+def equal_sub_pixels(conv: nn.Module) -> None:
+    """ICNR: the four sub-pixels of a pixel shuffle start equal, so no checkerboard at the first step."""
+    for parameter in conv.parameters():
+        parameter.copy_(parameter[::4].repeat_interleave(4, 0))
 
 
 def downsample(dim_in: int, dim_out: int) -> nn.Module:
