@@ -59,3 +59,8 @@ def equal_sub_pixels(conv: nn.Module) -> None:
 def downsample(dim_in: int, dim_out: int) -> nn.Module:
     """Halve height and width by a strided convolution, (B, dim_in, 2H, 2W) -> (B, dim_out, H, W)."""
     return nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1)
+
+
+def mean_of_4(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H/2, W/2), rounded up, by means of 2 x 2 places: what bilinear halving is."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
