@@ -76,5 +76,6 @@ class EMA(pl.Callback):
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, of those that train."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+    """Name -> parameter, of those that train; of a module that says so in `averaged`, only a part."""
+    prefix = getattr(module, "averaged", "")
+    return {name: p for name, p in module.named_parameters() if p.requires_grad and name.startswith(prefix)}
