@@ -84,6 +84,7 @@ class MLPDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, channels=channels)
+        self.num_classes = num_classes
         self.body, width = leaky_layers(channels * image_size**2, hidden)
         self.head = ProjectionHead(width, num_classes)
 
@@ -167,6 +168,7 @@ class DCGANDiscriminator(nn.Module):
         if norm not in NORMS:
             raise ValueError(f"norm={norm!r} is not known: choose one of {', '.join(NORMS)}")
         self.batch_norm = norm == "batch" and len(dims) > 1
+        self.num_classes = num_classes
         make_norm = {"batch": nn.BatchNorm2d, "layer": lambda dim: nn.GroupNorm(1, dim), "none": nn.Identity}[norm]
         side = sides(image_size, len(dims))[-1]
         # the kernel is a multiple of the stride, so that every pixel gets as much gradient as its neighbour

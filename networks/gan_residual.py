@@ -88,6 +88,7 @@ class ResidualDiscriminator(nn.Module):
         super().__init__()
         check_positive(image_size=image_size, channels=channels)
         dims = checked_dims(dims)
+        self.num_classes = num_classes
         down = [DownBlock(a, b, first=i == 0) for i, (a, b) in enumerate(zip((channels, *dims), dims))]
         flat = [DownBlock(dims[-1], dims[-1], halve=False) for _ in range(num_res_blocks)]
         self.blocks = nn.ModuleList(down + flat)
