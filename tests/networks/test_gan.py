@@ -235,6 +235,11 @@ def test_dcgan_starts_as_its_paper_says() -> None:
     assert DCGANDiscriminator(28, 1).head.linear.in_features == 256 * 4 * 4
 
 
+def test_layer_norm_takes_all_of_an_image_together() -> None:
+    net = DCGANDiscriminator(28, 1, norm="layer")
+    assert [m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)] == [1, 1]
+
+
 def test_a_pixel_shuffle_starts_without_checkerboard() -> None:
     image = DCGANGenerator(16, 1, 4, dims=(8, 8), upsample="pixel_shuffle")(torch.randn(3, 4))
     blocks = image.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)

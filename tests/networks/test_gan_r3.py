@@ -63,6 +63,8 @@ def test_a_class_is_concatenated_in_one_net_and_multiplied_in_the_other() -> Non
     generator, discriminator = R3Generator(28, 1, 8, num_classes=3), R3Discriminator(28, 1, num_classes=3)
     assert generator.stem.in_features == 16 and generator.embedding.weight.shape == (3, 8)
     assert discriminator.head.out_features == 64 and discriminator.embedding.weight.shape == (3, 64)
+    many = R3Discriminator(28, 1, num_classes=100).embedding.weight
+    assert many.std().item() == pytest.approx(0.1, rel=0.1)  # a linear layer of 100 one-hot classes
     image, label = torch.randn(3, 1, 28, 28), torch.arange(3)
     with torch.no_grad():
         score = discriminator(image, label)
