@@ -101,7 +101,6 @@ class GAN(GenerativeModule):
         label, (z, u_real, u_fake, u) = self.label(batch), self.noise(batch["seed"], "discriminator")
         with torch.no_grad():
             fake = self.generator(z, label)
-        torch.clear_autocast_cache()  # or G's step would find these half-precision weights, which have no gradient
         real, fake = augment(batch["image"], self.policy, u_real), augment(fake.float(), self.policy, u_fake)
         on_real, on_fake = self.discriminator(real, label), self.discriminator(fake, label)
         loss = self.game.discriminator(on_real, on_fake)
@@ -179,7 +178,6 @@ class GAN(GenerativeModule):
             with torch.autocast(self.device.type, enabled=False), nullcontext() if i == len(batches) - 1 else alone():
                 self.manual_backward(loss / len(batches))
         optimizer.step()
-        torch.clear_autocast_cache()  # it holds the weights from before the step
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """G's and D's."""
