@@ -1,4 +1,4 @@
-"""Exponential moving average of the trainable weights."""
+"""Exponential moving average of the trainable weights, and of the statistics of batch norm that belong to them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+
+
+STATISTICS = ("running_mean", "running_var")
 
 
 class EMA(pl.Callback):
@@ -75,6 +78,12 @@ class EMA(pl.Callback):
             self.num_updates, self._loaded = checkpoint["ema"]["num_updates"], checkpoint["ema"]["params"]
 
 
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, of those that train."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """Name -> what training changes and sampling uses: parameters that train, running statistics of batch norm.
+
+    Of a module that says so in `averaged`, only those whose names begin like that.
+    """
+    params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    # Averaged weights have other activations than the live ones, whose statistics would not fit them.
+    params |= {name: b for name, b in module.named_buffers() if name.endswith(STATISTICS)}
+    return {name: p for name, p in params.items() if name.startswith(getattr(module, "averaged", ""))}

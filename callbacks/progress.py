@@ -43,7 +43,8 @@ class Progress(pl.Callback):
         then, _, images_then = self._last
         rate = (images - images_then) / max(now - then, 1e-9)
         total = trainer.datamodule.num_batches // trainer.accumulate_grad_batches
-        losses = "  ".join(f"{name} {float(value):.4f}" for name, value in module.last_losses.items())
+        values = list(module.last_losses.items())[:SHOWN]
+        losses = "  ".join(f"{name} {float(value):.4f}" for name, value in values)
         of = f"/{total}" if total < UNLIMITED else ""
         line = f"step {steps}{of}  images {images:,}  {losses}  {rate:.1f} img/s  {self._left(trainer, module, total)}"
         end = "\r" if sys.stdout.isatty() else "\n"
@@ -60,6 +61,7 @@ class Progress(pl.Callback):
         return f"{clock(min(left))} left" if left else ""
 
 
+SHOWN = 4  # of the losses
 UNLIMITED = 10**9  # steps; a run with a time limit only has that many
 
 

@@ -26,6 +26,7 @@ class GenerativeModule(pl.LightningModule):
     """
 
     conditioning = "none"  # what sample() takes: "none" (a number of images), "label" (class numbers) or "text"
+    averaged = ""  # what the names of the weights that callbacks.ema averages begin with; "" is all that train
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class GenerativeModule(pl.LightningModule):
     # ---- what a family writes ----
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Scalars by name; ``loss`` is the one to minimise."""
+        """Scalars by name; ``loss`` is the one to minimise, where there is one."""
         raise NotImplementedError
 
     def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
@@ -114,12 +115,16 @@ class GenerativeModule(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         self.last_grad_norms = {}
         for name, params in self.clip_groups().items():
-            params = [p for p in params if p.grad is not None]
-            if params:
-                norm = nn.utils.get_total_norm([p.grad for p in params])
-                self.last_grad_norms[name] = norm.detach()
-                if self.clip_norm is not None:
-                    nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
+            self.clip(name, params)
+
+    def clip(self, name: str, params: Sequence[nn.Parameter]) -> None:
+        """Scale the gradients of one group to a norm of at most ``clip_norm``, and note what it was."""
+        params = [p for p in params if p.grad is not None]
+        if params:
+            norm = nn.utils.get_total_norm([p.grad for p in params])
+            self.last_grad_norms[name] = norm.detach()
+            if self.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
 
     # ---- checkpoints ----
 

@@ -36,9 +36,7 @@ class Upsample(nn.Module):
             self.conv: nn.Module = nn.ConvTranspose2d(dim_in, dim_out, 4, stride=2, padding=1)
         elif kind == "pixel_shuffle":
             self.conv = nn.Conv2d(dim_in, dim_out * 4, 3, padding=1)
-            with torch.no_grad():  # ICNR: the four sub-pixels start equal, so no checkerboard at the first step
-                self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, 0))
-                self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4, 0))
+            equal_sub_pixels(self.conv)
         else:
             self.conv = nn.Conv2d(dim_in, dim_out, 3, padding=1)
 
@@ -51,6 +49,18 @@ class Upsample(nn.Module):
         return F.pixel_shuffle(x, 2) if self.kind == "pixel_shuffle" else x
 
 
+@torch.no_grad()
+def equal_sub_pixels(conv: nn.Module) -> None:
+    """ICNR: the four sub-pixels of a pixel shuffle start equal, so no checkerboard at the first step."""
+    for parameter in conv.parameters():
+        parameter.copy_(parameter[::4].repeat_interleave(4, 0))
+
+
 def downsample(dim_in: int, dim_out: int) -> nn.Module:
     """Halve height and width by a strided convolution, (B, dim_in, 2H, 2W) -> (B, dim_out, H, W)."""
     return nn.Conv2d(dim_in, dim_out, 3, stride=2, padding=1)
+
+
+def mean_of_4(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H/2, W/2), rounded up, by means of 2 x 2 places: what bilinear halving is."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)

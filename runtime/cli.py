@@ -138,6 +138,7 @@ GROUPS = {
         "text_encoder": "who reads the captions",
         "codec": "encoder and decoder of autoencoders",
         "likelihood": "what a variational autoencoder says of pixels",
+        "players": "generator and discriminator of adversarial networks",
     },
     "sample": {"sampler": "how to draw"},
 }

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 
 from runtime import run_dir
 from runtime.build import instantiate
@@ -34,6 +35,7 @@ class RunState(pl.Callback):
         return {"fingerprint": datamodule.fingerprint(), "images_per_step": images, "seed": self.cfg.seed}
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        trainer.accumulate_grad_batches = self.cfg.trainer.accumulate  # allow_several_optimizers took it away
         for name, then in (self.checkpoint or {}).get("data", {}).items():
             now = self.data(trainer)[name]
             if now != then and not self.cfg.resume_force:
@@ -78,6 +80,8 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     datamodule.start_batch = done["batches_seen"]
     record = JsonlLogger(path)
     trainer = build_trainer(cfg, checkpoint, record)
+    if not module.automatic_optimization:
+        allow_several_optimizers(trainer)
     check_batch_size(trainer, datamodule)
     if is_process_zero():  # not before everything could be built, so that a mistake leaves nothing behind
         run_dir.create(path, cfg)
@@ -139,6 +143,14 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
             plugins=[AtomicCheckpointIO()],
             default_root_dir=cfg.run_dir,
         )
+
+
+def allow_several_optimizers(trainer: pl.Trainer) -> None:
+    """Prepares for a module that steps its optimisers itself. It also accumulates batches itself, which Lightning's
+    check of its settings refuses, and each backward pass leaves the weights of the others without gradient."""
+    trainer.accumulate_grad_batches = 1
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
 
 def check_batch_size(trainer: pl.Trainer, datamodule: Any) -> None:

@@ -42,6 +42,29 @@ def test_average_with_warm_up() -> None:
     assert torch.allclose(ema.params["weight"], expected, atol=1e-6)
 
 
+class TwoPlayers(nn.Module):
+    averaged = "ours."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours, self.theirs = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+        self.batches_seen = 0
+
+
+def test_statistics_are_averaged_with_their_weights_and_only_the_part_that_is_named() -> None:
+    net, ema = TwoPlayers(), EMA(decay=0.1)
+    ema.on_train_start(TRAINER, net)
+    assert set(ema.params) == {f"ours.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+    net.ours(torch.arange(8.0).view(4, 2))
+    net.batches_seen += 1
+    ema.on_train_batch_end(TRAINER, net)
+    live = net.ours.running_mean.clone()
+    assert torch.allclose(ema.params["ours.running_mean"], 0.9 * live) and live.abs().min() > 0
+    with ema.applied(net):
+        assert torch.allclose(net.ours.running_mean, 0.9 * live)
+    assert torch.equal(net.ours.running_mean, live)
+
+
 def test_half_life_in_images() -> None:
     ema = EMA(decay=None, half_life_images=320)
     ema.on_train_start(SimpleNamespace(accumulate_grad_batches=2, datamodule=SimpleNamespace(batch_size=32)), module())

@@ -1,0 +1,281 @@
+"""Generative adversarial networks: a generator and a discriminator, trained in turns against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from diffusion.random import keyed_generators, keyed_randn, randn
+from lightning_modules.base import GenerativeModule, seed_everything
+from objectives import penalties
+from objectives.adversarial import LOSSES, accuracy, adversarial_loss
+from objectives.diff_augment import NUM_UNIFORM, augment, check_policy
+
+PENALTIES: dict[str, Callable[..., Tensor]] = {
+    "r1": lambda score, real, fake, u: penalties.r1(score, real),
+    "r2": lambda score, real, fake, u: penalties.r2(score, fake),
+    "gradient_penalty": penalties.gradient_penalty,
+}
+
+
+class GAN(GenerativeModule):
+    """G(z), z ~ N(0, I), trained to be taken for data by a discriminator D that is trained to tell them apart.
+
+    A batch of the data is one step: D's update and, in every ``critic_steps``-th, then one of G. So ``optimizer_steps``
+    counts D's updates, a step uses as many images of the data as in any family, and G is updated optimizer_steps /
+    critic_steps times. With ``trainer.accumulate`` a step waits for that many batches, and both players use them
+    all. Every update draws latents of its own, keyed by the samples' seeds and the player. D sees augmented images
+    only, and its slope at these is what is penalised. ``d_loss`` is logged without the penalties, and they without
+    their weights.
+
+    Under data parallelism batch norm computes its statistics within each process; nets without it give what one
+    process gives on the whole batch.
+
+    Args:
+        generator: partial of a net (z (B, latent_dim), label (B,) or None) -> images in [-1, 1], called with
+            image_size, channels, latent_dim and num_classes.
+        discriminator: partial of a net (image, label) -> scores (B,), called with image_size, channels and num_classes;
+            its attribute ``batch_norm`` says whether an image's score depends on its batch.
+        num_classes: of the data; used where ``conditional``.
+        conditional: G and D get the label of each image; the fakes of a batch have its labels.
+        loss: one of ``objectives.adversarial.LOSSES``.
+        r1, r2, gradient_penalty: weights of the penalties on D's slope at data, at fakes, and between them.
+        penalty_every: penalties are computed at every so many steps, and count so many times there.
+        critic_steps: D's updates per update of G.
+        augment: words of ``objectives.diff_augment.POLICIES``.
+        discriminator_lr: learning rate of D; None is G's.
+        **kwargs: optimiser of both, schedule and clipping, see ``GenerativeModule``.
+    Raises: ValueError for an argument out of range, and for penalties or losses that D's layers do not allow.
+    Source: Goodfellow et al. 2014; for losses and penalties see objectives/
+    """
+
+    averaged = "generator."
+
+    def __init__(
+        self,
+        generator: Callable[..., nn.Module],
+        discriminator: Callable[..., nn.Module],
+        image_size: int,
+        channels: int,
+        latent_dim: int,
+        num_classes: int | None = None,
+        conditional: bool = False,
+        loss: str = "non_saturating",
+        r1: float = 0.0,
+        r2: float = 0.0,
+        gradient_penalty: float = 0.0,
+        penalty_every: int = 1,
+        critic_steps: int = 1,
+        augment: Sequence[str] = (),
+        discriminator_lr: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        weights = {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}
+        counts = {"latent_dim": latent_dim, "critic_steps": critic_steps, "penalty_every": penalty_every}
+        check_arguments(counts, weights)
+        check_policy(augment)
+        if conditional and not num_classes:
+            raise ValueError("model.conditional=true needs data with classes: data=fashion_mnist, mnist or cifar10")
+        self.automatic_optimization = False
+        self.game = adversarial_loss(loss)
+        self.num_classes = num_classes if conditional else None
+        self.conditioning = "label" if conditional else "none"
+        sizes = {"image_size": image_size, "channels": channels, "num_classes": self.num_classes}
+        self.generator, self.discriminator = generator(latent_dim=latent_dim, **sizes), discriminator(**sizes)
+        self.latent_dim, self.critic_steps, self.penalty_every = latent_dim, critic_steps, penalty_every
+        self.penalty_weights = {name: weight for name, weight in weights.items() if weight}
+        self.policy, self.discriminator_lr = tuple(augment), discriminator_lr
+        check_layers(self.discriminator, self.penalty_weights, loss)
+        self._held: list[dict[str, Any]] = []  # batches of a step that is not complete
+
+    # ---- the two players ----
+
+    def discriminator_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What D minimises, and what to log of it."""
+        label, (z, u_real, u_fake, u) = self.label(batch), self.noise(batch["seed"], "discriminator")
+        with torch.no_grad():
+            fake = self.generator(z, label)
+        real, fake = augment(batch["image"], self.policy, u_real), augment(fake.float(), self.policy, u_fake)
+        on_real, on_fake = self.discriminator(real, label), self.discriminator(fake, label)
+        loss = self.game.discriminator(on_real, on_fake)
+        right = dict(zip(("accuracy_real", "accuracy_fake"), accuracy(self.game, on_real, on_fake)))
+        scores = {"score_real": on_real.detach().float().mean(), "score_fake": on_fake.detach().float().mean()}
+        logged = {"d_loss": loss, **right, **scores}
+        due, factor = penalties.lazy(self.optimizer_steps, self.penalty_every)
+        if self.training and due:
+            for name, weight in self.penalty_weights.items():
+                logged[name] = PENALTIES[name](lambda image: self.discriminator(image, label), real, fake, u)
+                loss = loss + factor * weight * logged[name]
+        return loss, logged
+
+    def generator_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What G minimises, with gradients through D and the augmentation, and what to log of it."""
+        label, (z, u_real, u_fake, _) = self.label(batch), self.noise(batch["seed"], "generator")
+        on_fake = self.discriminator(augment(self.generator(z, label).float(), self.policy, u_fake), label)
+        on_real = None
+        if self.game.relativistic:
+            with torch.no_grad():
+                on_real = self.discriminator(augment(batch["image"], self.policy, u_real), label)
+        loss = self.game.generator(on_fake, on_real)
+        return loss, {"g_loss": loss}
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """``d_loss``, ``g_loss``, and D's scores and shares of right answers; there is no one loss to minimise.
+
+        D's values at validation images against those at training images tell how much of the data it knows by heart.
+        """
+        return self.discriminator_losses(batch)[1] | self.generator_losses(batch)[1]
+
+    def noise(self, seeds: Tensor, player: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents (B, latent_dim) and uniform numbers of one update: to augment data, to augment fakes, and (B,)."""
+        generators = keyed_generators(seeds, "gan", player)
+        z = randn((len(seeds), self.latent_dim), generators, self.device)
+        u = torch.stack([torch.rand(2 * NUM_UNIFORM + 1, generator=g) for g in generators]).to(self.device)
+        return z, u[:, :NUM_UNIFORM], u[:, NUM_UNIFORM:-1], u[:, -1]
+
+    def label(self, batch: dict[str, Any]) -> Tensor | None:
+        """The batch's classes (B,) where they are used."""
+        return None if self.num_classes is None else batch["label"]
+
+    # ---- training in turns ----
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        seed_everything(self.run_seed, self.global_rank, self.batches_seen)
+        self.last_losses = {}
+        self._held.append(batch)
+        self.batches_seen += 1
+        self.images_seen += batch["image"].shape[0] * self.world_size
+        if self.batches_seen % self.trainer.accumulate_grad_batches == 0:
+            batches, self._held = self._held, []
+            self.take_turns(batches)
+
+    def take_turns(self, batches: list[dict[str, Any]]) -> None:
+        """One step of the run, on the batches that it accumulates."""
+        of_generator, of_discriminator = self.optimizers()
+        self.last_grad_norms = {}
+        self.update(of_discriminator, self.discriminator_losses, batches)
+        if (self.optimizer_steps + 1) % self.critic_steps == 0:
+            with frozen(self.discriminator):
+                self.update(of_generator, self.generator_losses, batches)
+        self.optimizer_steps += 1
+
+    def update(self, optimizer: Any, losses_of: Callable[..., Any], batches: list[dict[str, Any]]) -> None:
+        """One step of one player, on the mean of its loss over the batches."""
+        self.set_learning_rate(optimizer)
+        optimizer.zero_grad()
+        alone = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        for i, batch in enumerate(batches):
+            loss, logged = losses_of(batch)
+            for name, value in logged.items():
+                self.last_losses[name] = self.last_losses.get(name, 0.0) + value.detach() / len(batches)
+            # Autocast off: a penalty's second derivative would else be multiplied in half precision.
+            with torch.autocast(self.device.type, enabled=False), nullcontext() if i == len(batches) - 1 else alone():
+                self.manual_backward(loss / len(batches))
+        optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """G's and D's."""
+        optimizers = [self.optimizer(group) for group in self.clip_groups().values()]
+        for group in optimizers[1].param_groups:
+            group["lr"] = group["lr"] if self.discriminator_lr is None else self.discriminator_lr
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["initial_lr"] = group["lr"]
+        return optimizers
+
+    def clip_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Each player by itself, in the order of the optimisers."""
+        players = {"generator": self.generator, "discriminator": self.discriminator}
+        return {name: [p for p in net.parameters() if p.requires_grad] for name, net in players.items()}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Lightning clips nothing under manual optimisation. This is called after callbacks, which may drop gradients.
+        name = list(self.clip_groups())[self.trainer.optimizers.index(optimizer)]
+        self.clip(name, [p for group in optimizer.param_groups for p in group["params"]])
+
+    # ---- images ----
+
+    @torch.no_grad()
+    def sample(
+        self, conditions: int | Sequence[int], *, seeds: Sequence[int], truncation: float = 1.0, **others: Any
+    ) -> Tensor:
+        """Images (n, C, S, S) in [-1, 1], image i from seeds[i] and, where the model is conditional, its class number.
+
+        Args:
+            truncation: factor on the latents; below 1 images are more typical and less varied.
+        Raises: ValueError for a number of images in place of classes, unknown classes, a negative truncation or an
+            option that a GAN has not.
+        Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor
+        """
+        if others:
+            raise ValueError(f"a GAN draws in one step: it has no {', '.join(others)}, only truncation")
+        if not 0 <= truncation < float("inf"):
+            raise ValueError(f"truncation={truncation}: give a number of at least 0")
+        return self.generate(truncation * self.latents(seeds), self._classes(conditions, len(seeds)))
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""
+        return keyed_randn(seeds, (self.latent_dim,), "gan sample", device=self.device)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] of latents (B, latent_dim) and classes (B,), each on its own."""
+        training = self.generator.training
+        self.generator.eval()  # batch norm by its running statistics
+        try:
+            return self.generator(z.to(self.dtype), label).float()
+        finally:
+            self.generator.train(training)
+
+    def example_conditions(self) -> int | list[int]:
+        """One image of every class, or 16."""
+        return 16 if self.num_classes is None else list(range(self.num_classes))
+
+    def _classes(self, conditions: int | Sequence[int], n: int) -> Tensor | None:
+        if self.num_classes is None:
+            return None
+        if isinstance(conditions, int) or len(conditions) != n:
+            raise ValueError(f"a class-conditional GAN draws {n} images of {n} class numbers, not of {conditions}")
+        unknown = [c for c in conditions if not 0 <= int(c) < self.num_classes]
+        if unknown:
+            raise ValueError(f"label={unknown[0]}: the model knows the classes 0 to {self.num_classes - 1}")
+        return torch.as_tensor([int(c) for c in conditions], device=self.device)
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[None]:
+    """Gradients flow through the net, but none to its weights."""
+    params = [p for p in net.parameters() if p.requires_grad]
+    for p in params:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)
+
+
+def check_arguments(counts: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raises ValueError, naming the setting, for a value out of range."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"model.{name}={value!r}: a whole number of at least 1")
+    for name, value in weights.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"model.{name}={value!r}: a number of at least 0")
+
+
+def check_layers(discriminator: nn.Module, weights: dict[str, float], loss: str) -> None:
+    """Raises ValueError for penalties beside batch norm, and for a Wasserstein loss with nothing to bound D's slope."""
+    if weights and discriminator.batch_norm:
+        raise ValueError(f"model.{next(iter(weights))} needs a score for each image by itself, and the discriminator "
+                         "has batch norm: give it another, for instance players.discriminator.norm=layer")
+    bounded = any(parametrize.is_parametrized(layer) for layer in discriminator.modules())
+    if LOSSES[loss] is LOSSES["wasserstein"] and not weights and not bounded:
+        raise ValueError("model.loss=wasserstein needs a bound on the discriminator's slope: set "
+                         "model.gradient_penalty=10, or players.discriminator.spectral=true")

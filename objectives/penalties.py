@@ -1,0 +1,74 @@
+"""Penalties on the slope of a discriminator, with gradients for its weights, and how to pay them lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Discriminator = Callable[[Tensor], Tensor]  # images (B, ...) -> scores (B,), each a function of its own image alone
+
+
+def r1(discriminator: Discriminator, real: Tensor) -> Tensor:
+    """E ||grad_x D(x)||^2 / 2 over real images (B, ...), a float32 scalar; multiply by gamma.
+
+    The slope is taken in float32 with autocast off. It needs gradients (no torch.no_grad) and, for one image's score
+    not to depend on another image, a discriminator without batch norm.
+
+    Source: Mescheder et al. 2018, eq. 9
+    """
+    return 0.5 * slope(discriminator, real).square().sum(1).mean()
+
+
+def r2(discriminator: Discriminator, fake: Tensor) -> Tensor:
+    """E ||grad_x D(x)||^2 / 2 over generated images (B, ...): r1 on the other side; no gradient for the generator.
+
+    Source: Mescheder et al. 2018, eq. 10
+    """
+    return r1(discriminator, fake)
+
+
+def gradient_penalty(discriminator: Discriminator, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
+    """E (||grad_x D(x_hat)|| - 1)^2 at x_hat = u real + (1 - u) fake, a float32 scalar; multiply by 10, say.
+
+    Precision and discriminator as for `r1`; no gradient for the generator.
+
+    Args:
+        real, fake: (B, ...).
+        u: (B,) uniform in [0, 1], which the caller draws.
+    Source: Gulrajani et al. 2017 (WGAN-GP), eq. 3
+    """
+    assert real.shape == fake.shape and u.shape == real.shape[:1], (real.shape, fake.shape, u.shape)
+    share = u.view(-1, *[1] * (real.ndim - 1))
+    norm = torch.linalg.vector_norm(slope(discriminator, share * real + (1 - share) * fake), dim=1)
+    return (norm - 1).square().mean()
+
+
+def slope(discriminator: Discriminator, image: Tensor) -> Tensor:
+    """Gradient of each score by its own image, (B, ...) -> (B, D), itself differentiable by the weights.
+
+    float32 with autocast off (float64 for float64 images).
+    """
+    image = image.detach()
+    image = (image if image.dtype == torch.float64 else image.float()).requires_grad_()
+    with torch.autocast(image.device.type, enabled=False):
+        scores = discriminator(image)
+        assert scores.shape == image.shape[:1], f"scores {tuple(scores.shape)} of {len(image)} images"
+        (gradient,) = torch.autograd.grad(scores.sum(), image, create_graph=True)
+    return gradient.flatten(1)
+
+
+def lazy(step: int, every: int) -> tuple[bool, float]:
+    """Whether a penalty is due at this step (from 0), and the factor that keeps its mean over a period: `every`, or 0.
+
+    Add the penalty times the factor to the loss of that step. The changed rates and betas of StyleGAN2's appendix are
+    for penalties that take optimiser steps of their own, and have no place here.
+
+    Raises: ValueError for a period below 1.
+    Source: Karras et al. 2020 (StyleGAN2), section 3.1
+    """
+    if every < 1:
+        raise ValueError(f"a penalty every {every} steps: give a whole number of at least 1")
+    due = step % every == 0
+    return due, float(every) if due else 0.0
