@@ -61,7 +61,8 @@ def test_peer_builds_the_same_nets(cfg: DictConfig) -> None:
 
 
 def test_equal_optimiser_is_plain_adam(cfg: DictConfig) -> None:
-    assert cfg.model.optimizer == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": TINY.learning_rate}
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "fused": True, "lr": TINY.learning_rate}
+    assert cfg.model.optimizer == adam  # fused: the same rule in one kernel
     assert cfg.model.lr_schedule is None and cfg.model.clip_norm is None and cfg.callbacks.ema is None
     assert cfg.data.binarize == "dynamic"
 
