@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,15 +12,9 @@ from torch.nn.utils import parametrize
 
 from diffusion.random import keyed_generators, keyed_randn, randn
 from lightning_modules.base import GenerativeModule, seed_everything
-from objectives import penalties
 from objectives.adversarial import LOSSES, accuracy, adversarial_loss
 from objectives.diff_augment import NUM_UNIFORM, augment, check_policy
-
-PENALTIES: dict[str, Callable[..., Tensor]] = {
-    "r1": lambda score, real, fake, u: penalties.r1(score, real),
-    "r2": lambda score, real, fake, u: penalties.r2(score, fake),
-    "gradient_penalty": penalties.gradient_penalty,
-}
+from objectives.penalties import gradient_penalty, half_square, lazy, scores_and_slope
 
 
 class GAN(GenerativeModule):
@@ -30,8 +24,8 @@ class GAN(GenerativeModule):
     counts D's updates, a step uses as many images of the data as in any family, and G is updated optimizer_steps /
     critic_steps times. With ``trainer.accumulate`` a step waits for that many batches, and both players use them
     all. Every update draws latents of its own, keyed by the samples' seeds and the player. D sees augmented images
-    only, and its slope at these is what is penalised. ``d_loss`` is logged without the penalties, and they without
-    their weights.
+    only; r1 and r2 are on its slope by the image before, the gradient penalty on that between images as D sees them.
+    ``d_loss`` is logged without the penalties, and they without their weights.
 
     Under data parallelism batch norm computes its statistics within each process; nets without it give what one
     process gives on the whole batch.
@@ -98,21 +92,44 @@ class GAN(GenerativeModule):
 
     def discriminator_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """What D minimises, and what to log of it."""
-        label, (z, u_real, u_fake, u) = self.label(batch), self.noise(batch["seed"], "discriminator")
+        label, (z, *uniform) = self.label(batch), self.noise(batch["seed"], "discriminator")
         with torch.no_grad():
-            fake = self.generator(z, label)
-        real, fake = augment(batch["image"], self.policy, u_real), augment(fake.float(), self.policy, u_fake)
-        on_real, on_fake = self.discriminator(real, label), self.discriminator(fake, label)
+            fake = self.generator(z, label).float()
+        due, factor = lazy(self.optimizer_steps, self.penalty_every)
+        weights = self.penalty_weights if self.training and due else {}
+        on_real, on_fake, found = self.judged(batch["image"], fake, label, uniform, weights)
         loss = self.game.discriminator(on_real, on_fake)
         right = dict(zip(("accuracy_real", "accuracy_fake"), accuracy(self.game, on_real, on_fake)))
         scores = {"score_real": on_real.detach().float().mean(), "score_fake": on_fake.detach().float().mean()}
-        logged = {"d_loss": loss, **right, **scores}
-        due, factor = penalties.lazy(self.optimizer_steps, self.penalty_every)
-        if self.training and due:
-            for name, weight in self.penalty_weights.items():
-                logged[name] = PENALTIES[name](lambda image: self.discriminator(image, label), real, fake, u)
-                loss = loss + factor * weight * logged[name]
-        return loss, logged
+        paid = sum(factor * weights[name] * value for name, value in found.items())
+        return loss + paid, {"d_loss": loss, **right, **scores, **found}
+
+    def judged(
+        self, real: Tensor, fake: Tensor, label: Tensor | None, uniform: Sequence[Tensor], asked: Collection[str]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """D's scores of augmented images (B,), real and generated, and the penalties that are asked for.
+
+        Where D does not mix the images of a batch and both sides are treated alike, they are one batch.
+        """
+        u_real, u_fake, u = uniform
+
+        def score(image: Tensor, u: Tensor, label: Tensor | None, name: str) -> tuple[Tensor, Tensor | None]:
+            def discriminator(image: Tensor) -> Tensor:
+                return self.discriminator(augment(image, self.policy, u), label)
+
+            return scores_and_slope(discriminator, image) if name in asked else (discriminator(image), None)
+
+        if self.discriminator.batch_norm or ("r1" in asked) != ("r2" in asked):
+            (on_real, at_real), (on_fake, at_fake) = score(real, u_real, label, "r1"), score(fake, u_fake, label, "r2")
+        else:
+            twice = None if label is None else label.repeat(2)
+            scores, slope = score(torch.cat([real, fake]), torch.cat([u_real, u_fake]), twice, "r1")
+            (on_real, on_fake), (at_real, at_fake) = scores.chunk(2), (None, None) if slope is None else slope.chunk(2)
+        found = {name: half_square(at) for name, at in {"r1": at_real, "r2": at_fake}.items() if at is not None}
+        if "gradient_penalty" in asked:
+            seen = augment(real, self.policy, u_real), augment(fake, self.policy, u_fake)
+            found["gradient_penalty"] = gradient_penalty(lambda image: self.discriminator(image, label), *seen, u)
+        return on_real, on_fake, found
 
     def generator_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """What G minimises, with gradients through D and the augmentation, and what to log of it."""

@@ -18,7 +18,7 @@ def r1(discriminator: Discriminator, real: Tensor) -> Tensor:
 
     Source: Mescheder et al. 2018, eq. 9
     """
-    return 0.5 * slope(discriminator, real).square().sum(1).mean()
+    return half_square(scores_and_slope(discriminator, real)[1])
 
 
 def r2(discriminator: Discriminator, fake: Tensor) -> Tensor:
@@ -41,14 +41,20 @@ def gradient_penalty(discriminator: Discriminator, real: Tensor, fake: Tensor, u
     """
     assert real.shape == fake.shape and u.shape == real.shape[:1], (real.shape, fake.shape, u.shape)
     share = u.view(-1, *[1] * (real.ndim - 1))
-    norm = torch.linalg.vector_norm(slope(discriminator, share * real + (1 - share) * fake), dim=1)
-    return (norm - 1).square().mean()
+    _, slope = scores_and_slope(discriminator, share * real + (1 - share) * fake)
+    return (torch.linalg.vector_norm(slope, dim=1) - 1).square().mean()
 
 
-def slope(discriminator: Discriminator, image: Tensor) -> Tensor:
-    """Gradient of each score by its own image, (B, ...) -> (B, D), itself differentiable by the weights.
+def half_square(slope: Tensor) -> Tensor:
+    """What `r1` and `r2` make of slopes (B, D) that `scores_and_slope` gave: a scalar."""
+    return 0.5 * slope.square().sum(1).mean()
 
-    float32 with autocast off (float64 for float64 images).
+
+def scores_and_slope(discriminator: Discriminator, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (B,) of images (B, ...) and each one's gradient by its own image (B, D), differentiable by the weights.
+
+    float32 with autocast off (float64 for float64 images). A loss of these scores and a penalty on their slope cost
+    one forward pass together.
     """
     image = image.detach()
     image = (image if image.dtype == torch.float64 else image.float()).requires_grad_()
@@ -56,7 +62,7 @@ def slope(discriminator: Discriminator, image: Tensor) -> Tensor:
         scores = discriminator(image)
         assert scores.shape == image.shape[:1], f"scores {tuple(scores.shape)} of {len(image)} images"
         (gradient,) = torch.autograd.grad(scores.sum(), image, create_graph=True)
-    return gradient.flatten(1)
+    return scores, gradient.flatten(1)
 
 
 def lazy(step: int, every: int) -> tuple[bool, float]:

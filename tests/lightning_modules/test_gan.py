@@ -213,11 +213,26 @@ def test_the_discriminator_sees_augmented_images_only() -> None:
     (batch,) = make_batches(1)
     _, u_real, *_ = module.noise(batch["seed"], "discriminator")
     train(module, [batch])
-    real, fake, at_real, at_fake, fake_again, real_again = module.discriminator.shown
+    both, fake_again, real_again = module.discriminator.shown  # penalties look at what was scored
+    real, fake = both.chunk(2)
     assert torch.equal(real, augment(batch["image"], ["cutout"], u_real))
-    assert torch.equal(at_real, real) and torch.equal(at_fake, fake)
     assert not torch.equal(real_again, real)  # each turn changes them anew
     assert all((image == 0).flatten(1).any(1).all() for image in (real, fake, fake_again, real_again))
+
+
+@pytest.mark.parametrize("weights", [{"r1": 1.0, "r2": 1.0}, {"r1": 1.0}, {"r2": 1.0}])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_slopes_are_by_the_images_before_augmentation(weights: dict[str, float], conditional: bool) -> None:
+    module = make(augment=["color", "cutout"], conditional=conditional, **weights)
+    (batch,) = make_batches(1)
+    label, (z, u_real, u_fake, _) = module.label(batch), module.noise(batch["seed"], "discriminator")
+    images = {"r1": (batch["image"], u_real), "r2": (module.generator(z, label).detach(), u_fake)}
+    logged = module.discriminator_losses(batch)[1]
+    for name in weights:
+        x, u = images[name][0].clone().requires_grad_(), images[name][1]
+        (slope,) = torch.autograd.grad(module.discriminator(augment(x, module.policy, u), label).sum(), x)
+        assert torch.allclose(logged[name], slope.square().sum((1, 2, 3)).mean() / 2, rtol=1e-5)
+    assert ("r1" in logged, "r2" in logged) == ("r1" in weights, "r2" in weights)
 
 
 def test_penalties_are_paid_when_due_and_never_in_validation() -> None:
