@@ -3,12 +3,14 @@
 python -m benchmarks.gan_table [--minutes 5 --n 10000 --players dcgan wgan_gp sngan r3gan] [data.root=… …]
 
 Trains experiment=gan/NAME for that many minutes each, one after the other, unless --dir holds the run already, and
-judges the averaged generators by images that nobody trained on. Fills the table of docs/gan.md and draws its picture.
+judges the averaged generators by images that nobody trained on. How many steps these minutes hold, over which learning
+rates fall, is found by a short run beforehand. Fills the table of docs/gan.md and draws its picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,18 +31,29 @@ from runtime.checkpoint import load_module
 PAGE, PICTURE = REPO / "docs" / "gan.md", REPO / "docs" / "images" / "gan.png"
 PLAYERS = ("dcgan", "wgan_gp", "sngan", "r3gan")
 COLUMNS, BATCH = 12, 500
-QUIET = ["callbacks.validate=null", "callbacks.samples=null", "logger.wandb=null", "trainer.max_steps=1000000"]
+QUIET = ["callbacks.validate=null", "callbacks.samples=null", "logger.wandb=null"]
+PROBE_SECONDS = 20
 
 
 def trained(name: str, minutes: float, folder: Path, overrides: Sequence[str]) -> Path:
     """The run of one preset, trained for so many minutes if it is not there."""
+    run_dir, seconds = folder / name, 60 * minutes
+    if not any((run_dir / "checkpoints").glob("step=*.ckpt")):
+        with tempfile.TemporaryDirectory() as probe:
+            fit_for(name, min(PROBE_SECONDS, seconds / 3), Path(probe), ["trainer.max_steps=1000000", *overrides])
+            _, _, found = load_module(Path(probe))
+        steps = max(1, int(found["step"] / found["train_sec"] * seconds))
+        fit_for(name, seconds, run_dir, [f"trainer.max_steps={steps}", *overrides])
+    return run_dir
+
+
+def fit_for(name: str, seconds: float, run_dir: Path, overrides: Sequence[str]) -> None:
+    """Trains one preset for at most so many seconds."""
     import train
 
-    run_dir, seconds = folder / name, round(60 * minutes)
-    if not any((run_dir / "checkpoints").glob("step=*.ckpt")):
-        limit = f"trainer.max_time=00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-        train.main([f"experiment=gan/{name}", f"run_dir={run_dir}", limit, *QUIET, *overrides])
-    return run_dir
+    whole = max(1, round(seconds))
+    limit = f"trainer.max_time=00:{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    train.main([f"experiment=gan/{name}", f"run_dir={run_dir}", limit, *QUIET, *overrides])
 
 
 def drawn(module: Any, n: int, seed: int = 0) -> Tensor:
@@ -81,7 +94,7 @@ def benchmark(names: Sequence[str], minutes: float, n: int, folder: Path, overri
         image_u8 = drawn(module.eval(), n)
         shown.append(image_u8[:COLUMNS])
         sizes = {k: sum(p.numel() for p in getattr(module, k).parameters()) for k in ("generator", "discriminator")}
-        steps = {"steps": module.optimizer_steps, "images": module.images_seen}
+        steps = {"steps": module.optimizer_steps, "images": module.images_seen, "train_sec": info["train_sec"]}
         rows[name] = judged(extractor, real, image_u8) | steps | sizes
         print(f"{name}: {', '.join(f'{k} {v:.4g}' for k, v in rows[name].items())}", flush=True)
     captions = [name if i == 0 else "" for name in rows for i in range(COLUMNS)]
@@ -104,9 +117,9 @@ def table(result: dict[str, Any]) -> str:
     for name, row in result["rows"].items():
         cells = [f"{row['fd']:.2f}", *(f"{row[k]:.3f}" for k in ("precision", "recall", "density", "coverage"))]
         seen = [f"{row[k]:,}" if k in row else "–" for k in ("steps", "images", "generator", "discriminator")]
-        lines.append([name, *cells, *seen])
-    head = ["", "fd_efficientnet_lite0", "precision", "recall", "density", "coverage", "steps of D", "images", "G", "D"]
-    return markdown_table(head, lines)
+        lines.append([name, *cells, f"{row['train_sec'] / 60:.1f}" if "train_sec" in row else "–", *seen])
+    head = ["", "fd_efficientnet_lite0", "precision", "recall", "density", "coverage", "minutes", "steps of D", "images"]
+    return markdown_table([*head, "G", "D"], lines)
 
 
 def main() -> None:

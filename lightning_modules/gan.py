@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from diffusion.random import keyed_generators, keyed_randn, randn
 from lightning_modules.base import GenerativeModule, seed_everything
-from objectives.adversarial import LOSSES, accuracy, adversarial_loss
+from lightning_modules.gan_checks import check_arguments, check_layers
+from objectives.adversarial import accuracy, adversarial_loss
 from objectives.diff_augment import NUM_UNIFORM, augment, check_policy
 from objectives.penalties import gradient_penalty, half_square, lazy, scores_and_slope
 
@@ -40,6 +40,8 @@ class GAN(GenerativeModule):
         loss: one of ``objectives.adversarial.LOSSES``.
         r1, r2, gradient_penalty: weights of the penalties on D's slope at data, at fakes, and between them.
         penalty_every: penalties are computed at every so many steps, and count so many times there.
+        penalty_schedule, beta2_schedule: optimiser step (from 0) -> multiplier of the penalties, and of 1 - beta_2 of
+            both players' Adam; None keeps them as they are.
         critic_steps: D's updates per update of G.
         augment: words of ``objectives.diff_augment.POLICIES``.
         discriminator_lr: learning rate of D; None is G's.
@@ -64,6 +66,8 @@ class GAN(GenerativeModule):
         r2: float = 0.0,
         gradient_penalty: float = 0.0,
         penalty_every: int = 1,
+        penalty_schedule: Callable[[int], float] | None = None,
+        beta2_schedule: Callable[[int], float] | None = None,
         critic_steps: int = 1,
         augment: Sequence[str] = (),
         discriminator_lr: float | None = None,
@@ -85,6 +89,7 @@ class GAN(GenerativeModule):
         self.to(memory_format=torch.channels_last)  # 5 to 20 % less time a step, on a CPU with bfloat16
         self.latent_dim, self.critic_steps, self.penalty_every = latent_dim, critic_steps, penalty_every
         self.penalty_weights = {name: weight for name, weight in weights.items() if weight}
+        self.penalty_schedule, self.beta2_schedule = penalty_schedule, beta2_schedule
         self.policy, self.discriminator_lr = tuple(augment), discriminator_lr
         check_layers(self.discriminator, self.penalty_weights, loss)
         self._held: list[dict[str, Any]] = []  # batches of a step that is not complete
@@ -102,6 +107,8 @@ class GAN(GenerativeModule):
         loss = self.game.discriminator(on_real, on_fake)
         right = dict(zip(("accuracy_real", "accuracy_fake"), accuracy(self.game, on_real, on_fake)))
         scores = {"score_real": on_real.detach().float().mean(), "score_fake": on_fake.detach().float().mean()}
+        if self.penalty_schedule is not None:
+            factor *= self.penalty_schedule(self.optimizer_steps)
         paid = sum(factor * weights[name] * value for name, value in found.items())
         return loss + paid, {"d_loss": loss, **right, **scores, **found}
 
@@ -197,6 +204,14 @@ class GAN(GenerativeModule):
                 self.manual_backward(loss / len(batches))
         optimizer.step()
 
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learning rate and beta_2 of this step, of any session of the run."""
+        super().set_learning_rate(optimizer)
+        if self.beta2_schedule is not None:
+            for group in optimizer.param_groups:
+                beta_1, beta_2 = group["initial_betas"]
+                group["betas"] = (beta_1, 1 - (1 - beta_2) * self.beta2_schedule(self.optimizer_steps))
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """G's and D's."""
         optimizers = [self.optimizer(group) for group in self.clip_groups().values()]
@@ -204,6 +219,10 @@ class GAN(GenerativeModule):
             group["lr"] = group["lr"] if self.discriminator_lr is None else self.discriminator_lr
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["initial_lr"] = group["lr"]
+            if self.beta2_schedule is not None:
+                if "betas" not in group:
+                    raise ValueError("model.beta2_schedule is for Adam's second beta: the optimizer has no betas")
+                group["initial_betas"] = group["betas"]
         return optimizers
 
     def clip_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -276,24 +295,3 @@ def frozen(net: nn.Module) -> Iterator[None]:
     finally:
         for p in params:
             p.requires_grad_(True)
-
-
-def check_arguments(counts: dict[str, Any], weights: dict[str, Any]) -> None:
-    """Raises ValueError, naming the setting, for a value out of range."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"model.{name}={value!r}: a whole number of at least 1")
-    for name, value in weights.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"model.{name}={value!r}: a number of at least 0")
-
-
-def check_layers(discriminator: nn.Module, weights: dict[str, float], loss: str) -> None:
-    """Raises ValueError for penalties beside batch norm, and for a Wasserstein loss with nothing to bound D's slope."""
-    if weights and discriminator.batch_norm:
-        raise ValueError(f"model.{next(iter(weights))} needs a score for each image by itself, and the discriminator "
-                         "has batch norm: give it another, for instance players.discriminator.norm=layer")
-    bounded = any(parametrize.is_parametrized(layer) for layer in discriminator.modules())
-    if LOSSES[loss] is LOSSES["wasserstein"] and not weights and not bounded:
-        raise ValueError("model.loss=wasserstein needs a bound on the discriminator's slope: set "
-                         "model.gradient_penalty=10, or players.discriminator.spectral=true")

@@ -128,6 +128,22 @@ def test_each_player_has_its_rate_and_both_follow_the_schedule() -> None:
     assert rates == pytest.approx([LR / 3, 4 * LR / 3])
 
 
+def test_second_betas_and_penalties_are_annealed_by_the_step() -> None:
+    halving = {name: (lambda step: 0.5**step) for name in ("penalty_schedule", "beta2_schedule")}
+    module = make(optimizer=partial(torch.optim.Adam, lr=LR, betas=(0.0, 0.9)), r1=0.4, penalty_every=2, **halving)
+    train(module, make_batches(3))
+    for optimizer in module.trainer.optimizers:
+        assert optimizer.param_groups[0]["betas"] == (0.0, pytest.approx(1 - 0.1 / 4))  # at step 2, the third
+    module.optimizer_steps = 4
+    value, logged = module.discriminator_losses(make_batches(1)[0])
+    assert torch.allclose(value, logged["d_loss"] + 0.4 * 2 * 0.5**4 * logged["r1"])
+
+
+def test_annealing_a_beta_that_the_optimiser_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no betas"):
+        make(beta2_schedule=lambda step: 1.0).configure_optimizers()
+
+
 def test_accumulated_batches_are_one_large_one() -> None:
     settings = {"gradient_penalty": 2.0, "loss": "wasserstein", "augment": ["color", "translation"]}
     parts = make_batches(6, size=4)
