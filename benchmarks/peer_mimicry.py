@@ -86,6 +86,7 @@ class Images(Dataset):
 
 
 def parameters(net: nn.Module) -> int:
+    """How many numbers a net learns."""
     return sum(p.numel() for p in net.parameters())
 
 
