@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.grid import captioned_grid, to_pil
+from callbacks.sheets import SHEETS, check_sheet
 from evaluators.images import to_uint8
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
@@ -22,10 +23,12 @@ GRID = 64  # images in grid.png
 
 
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """Samples as the overrides say and returns the lines of samples.jsonl."""
+    """Samples as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
     cfg = compose("sample", overrides)
     check(cfg)
     module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema)
+    if cfg.sheet is not None:
+        check_sheet(cfg.sheet, module)
     prompts = read_prompts(cfg, module)
     if (reason := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
@@ -34,6 +37,12 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)
+    if cfg.sheet is not None:
+        picture = SHEETS[cfg.sheet](module, prompts, cfg.seed)
+        out.mkdir(parents=True, exist_ok=True)
+        picture.save(out / f"{cfg.sheet}.png", optimize=True)
+        print(out / f"{cfg.sheet}.png")
+        return []
     out.mkdir(parents=True, exist_ok=True)
     lines, shown, began = [], [], time.perf_counter()
     for start in range(0, len(prompts), cfg.batch_size):

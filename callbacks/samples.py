@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from PIL.Image import Image
 
+from callbacks.film import write_film
 from callbacks.grid import captioned_grid
 from callbacks.steps import due, evaluating, finished
 from evaluators.images import to_uint8
@@ -23,7 +24,8 @@ class SampleGrid(pl.Callback):
 
     Process 0 samples alone. Where a module refuses (an untrained stage), training goes on without a grid. A module that
     has `reconstruct(batch)` gets a second picture, `reconstructions-step=….png`: validation images, the same at every
-    step, underneath what the model makes of them.
+    step, underneath what the model makes of them. Where training ends or is stopped, the grids of all sessions become a
+    film, `samples.gif` beside their folder.
 
     Args:
         dir: folder of the grids.
@@ -54,6 +56,14 @@ class SampleGrid(pl.Callback):
         # Before the checkpoint, the last one included: a run killed between the two would be finished without its grid.
         if due(trainer, module, self.every_steps) and (finished(trainer, module) or not trainer.should_stop):
             self.draw(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        try:
+            write_film(self.dir, self.dir.with_suffix(".gif"))
+        except OSError as error:  # a full disk takes no film, but the run has ended well
+            print(f"warning: no film of the samples: {error}", flush=True)
 
     def path(self, module: Any, name: str = "samples") -> Path:
         """Where a picture of this step goes."""

@@ -166,13 +166,21 @@ class VAE(GenerativeModule):
             raise ValueError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature={temperature}: give a number of at least 0")
-        z = temperature * keyed_randn(seeds, (self.latent_dim,), "vae sample", device=self.device)
-        params = self.decode(z.to(self.dtype))
+        params = self.decode((temperature * self.latents(seeds)).to(self.dtype))
         if mode == "mean":
             return self.pixels.mean(params)
         shape = self.pixels.noise_shape(params)[1:]
         noise = [torch.rand(shape, generator=generator) for generator in keyed_generators(seeds, "vae pixels")]
         return self.pixels.sample(params, torch.stack(noise).to(params))
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""
+        return keyed_randn(seeds, (self.latent_dim,), "vae sample", device=self.device)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, label: None = None) -> Tensor:
+        """E[x | z], images (B, C, S, S) in [-1, 1] of latents (B, latent_dim)."""
+        return self.pixels.mean(self.decode(z.to(self.dtype)))
 
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """E[x | z] in [-1, 1] at the mean of each image's posterior, (B, C, S, S)."""

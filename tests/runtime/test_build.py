@@ -14,6 +14,7 @@ HOSTILE = [
     "torch.load",
     "torch.hub.load",
     "pathlib.Path.unlink",
+    "runtime.checkpoint.write_json",
     "runtime.checkpoint.os.system",  # a prefix alone would let these pass
     "datamodules.decode.Image.open",
     "networks.text.cache.os.remove",
@@ -38,7 +39,8 @@ def test_our_own_targets_are_built() -> None:
         }
     )
     assert sum(p.numel() for p in built.parameters()) == 3
-    assert callable(instantiate_untrusted({"_target_": "diffusion.samplers.ddim", "_partial_": True}))
+    for target in ("diffusion.samplers.ddim", "runtime.checkpoint.load_module"):
+        assert callable(instantiate_untrusted({"_target_": target, "_partial_": True}))
 
 
 def test_building_leaves_the_configuration_as_it_was() -> None:
