@@ -37,13 +37,12 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
     if cfg.sheet is not None:
         picture = SHEETS[cfg.sheet](module, prompts, cfg.seed)
-        out.mkdir(parents=True, exist_ok=True)
         picture.save(out / f"{cfg.sheet}.png", optimize=True)
         print(out / f"{cfg.sheet}.png")
         return []
-    out.mkdir(parents=True, exist_ok=True)
     lines, shown, began = [], [], time.perf_counter()
     for start in range(0, len(prompts), cfg.batch_size):
         part = prompts[start : start + cfg.batch_size]

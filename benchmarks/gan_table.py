@@ -1,8 +1,8 @@
 """Variants of the game after equal minutes on Fashion-MNIST: distances with their floor, diversity, and a picture.
 
-python -m benchmarks.gan_table [--minutes 5 --n 10000 --players dcgan wgan_gp sngan r3gan] [data.root=… …]
+python -m benchmarks.gan_table [--minutes 10 --n 10000 --players default dcgan wgan_gp sngan r3gan] [data.root=… …]
 
-Trains experiment=gan/NAME for that many minutes each, one after the other, unless --dir holds the run already, and
+Trains model=gan, the default, and experiment=gan/NAME for that many minutes each, one after the other, unless --dir holds the run already, and
 judges the averaged generators by images that nobody trained on. How many steps these minutes hold, over which learning
 rates fall, is found by a short run beforehand. Fills the table of docs/gan.md and draws its picture.
 """
@@ -29,7 +29,7 @@ from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 
 PAGE, PICTURE = REPO / "docs" / "gan.md", REPO / "docs" / "images" / "gan.png"
-PLAYERS = ("dcgan", "wgan_gp", "sngan", "r3gan")
+PLAYERS = ("default", "dcgan", "wgan_gp", "sngan", "r3gan")
 COLUMNS, BATCH = 12, 500
 QUIET = ["callbacks.validate=null", "callbacks.samples=null", "logger.wandb=null"]
 PROBE_SECONDS = 20
@@ -53,7 +53,8 @@ def fit_for(name: str, seconds: float, run_dir: Path, overrides: Sequence[str]) 
 
     whole = max(1, round(seconds))
     limit = f"trainer.max_time=00:{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    train.main([f"experiment=gan/{name}", f"run_dir={run_dir}", limit, *QUIET, *overrides])
+    preset = "model=gan" if name == "default" else f"experiment=gan/{name}"
+    train.main([preset, f"run_dir={run_dir}", limit, *QUIET, *overrides])
 
 
 def drawn(module: Any, n: int, seed: int = 0) -> Tensor:
@@ -124,9 +125,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gan_table", description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=positive(float), default=5.0, help="of training for each (default 5)")
+    parser.add_argument("--minutes", type=positive(float), default=10.0, help="of training for each (default 10)")
     parser.add_argument("--n", type=positive(int), default=10_000, help="images of each set (default 10,000)")
-    parser.add_argument("--players", nargs="+", default=list(PLAYERS), help="names below conf/experiment/gan")
+    parser.add_argument("--players", nargs="+", default=list(PLAYERS), help="default, or names below conf/experiment/gan")
     parser.add_argument("--dir", type=Path, default=REPO / "runs" / "gan_table", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "gan_table.json", help="where the JSON goes")
     parser.add_argument("overrides", nargs="*", help="of every run, for instance data.root=DIR")
