@@ -97,7 +97,7 @@ class SampleGrid(pl.Callback):
                 grid = make(trainer, module)
         except ValueError as error:  # an untrained stage, or weights that diverged, must not end the training
             if str(error) not in self._told:
-                print(f"no grid of {name}: {error}", flush=True)
+                print(f"no {name.removesuffix('s')} grid: {error}", flush=True)
             self._told.add(str(error))
             return
         if grid is None:

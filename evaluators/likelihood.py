@@ -38,17 +38,19 @@ class Likelihood(Evaluator):
     headlines = ("bpd",)
     section = "likelihood"
     needs = frozenset({"likelihood"})
+    unit = ""
+    higher_is_better = False
 
     def __init__(self) -> None:
         self._dim = 0
         self._others: dict[str, dict[str, Tensor]] = {}
-        self.unit: dict[str, str] = {}
-        self.higher_is_better: dict[str, bool] = {}
 
     def prepare(self, prompts: Any) -> None:
         self._others = prompts.other_likelihoods or {}
-        names = [f"auroc_{data}" for data in self._others]
-        self.unit, self.higher_is_better = dict.fromkeys(names, "%"), dict.fromkeys(names, True)
+        self.unit, self.higher_is_better = Likelihood.unit, Likelihood.higher_is_better
+        if self._others:  # what the dicts lack is as in a table without them
+            names = [f"auroc_{data}" for data in self._others]
+            self.unit, self.higher_is_better = dict.fromkeys(names, "%"), dict.fromkeys(names, True)
 
     def columns(self, batch: Batch) -> dict[str, Any]:
         self._dim = batch.real[0].numel()

@@ -54,7 +54,7 @@ def test_grids_come_in_time_and_at_the_end(tmp_path) -> None:
 
 def test_an_untrained_stage_does_not_stop_training(tmp_path, capsys) -> None:
     main(overrides("model.untrained=true", run=tmp_path))
-    assert capsys.readouterr().out.count("no grid of samples: stage 'toy' is not trained") == 1
+    assert capsys.readouterr().out.count("no sample grid: stage 'toy' is not trained") == 1
     assert not (tmp_path / "samples").exists()
 
 

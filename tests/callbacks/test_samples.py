@@ -44,5 +44,5 @@ def test_reconstructions_stand_above_their_originals(tmp_path, monkeypatch: pyte
 def test_a_failed_reconstruction_does_not_stop_training(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(toy.Toy, "reconstruct", lambda self, batch: batch["image"] * torch.nan, raising=False)
     assert main(toy.overrides("trainer.max_steps=4", "callbacks.samples.every_steps=2", run=tmp_path))["step"] == 4
-    assert capsys.readouterr().out.count("no grid of reconstructions: images [0") == 1
+    assert capsys.readouterr().out.count("no reconstruction grid: images [0") == 1
     assert [p.name[:4] for p in (tmp_path / "samples").iterdir()] == ["step"] * 2

@@ -156,6 +156,7 @@ def test_an_evaluation_gets_its_prompts_from_the_images(folder: Path):
     dm.setup()
     prompts = load_prompts(dm, "test", 3)
     assert prompts.captions == load_prompts(dm, "test", 3).captions and prompts.specs is None
+    assert len(prompts.captions) == 3
     for caption, sample in zip(prompts.captions, dm.val_dataset.samples):
         assert caption in sample.captions
 

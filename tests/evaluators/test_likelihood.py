@@ -36,7 +36,7 @@ def test_columns_become_means_with_intervals_whatever_the_batches() -> None:
     assert values["elbo_nats_high"] - values["elbo_nats"] == pytest.approx(half)
     assert values["elbo_bpd"] == pytest.approx(150 / (DIM * math.log(2)))
     assert values["ode_density_bpd"] == pytest.approx(7 - 150 / (DIM * math.log(2)))
-    assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and not evaluator.higher_is_better
+    assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and evaluator.higher_is_better is False
 
 
 def test_one_impossible_image_is_not_averaged_away() -> None:
@@ -68,3 +68,4 @@ def test_other_data_stands_beside_the_models_own() -> None:
     assert hist == {"column": "elbo_nats", "hist": {"own data": [100.0, 140.0, 160.0], "mnist": [150.0] * 4}}
     evaluator.prepare(SimpleNamespace(other_likelihoods=None))
     assert not evaluator.details() and "auroc_mnist" not in evaluator.compute()
+    assert evaluator.higher_is_better is False and evaluator.unit == ""

@@ -21,6 +21,7 @@ def test_nearest_equals_plain_distances(side: int, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
     assert torch.equal(indices, expected.indices)
     own = torch.cdist(a.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    torch.testing.assert_close(space.nearest("a", "a")[0], own.min(1, keepdim=True).values, rtol=1e-12, atol=0)
     distances, indices = space.nearest("a", "a", 3)
     expected = own.topk(3, largest=False)
     torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
