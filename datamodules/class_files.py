@@ -8,6 +8,7 @@ import io
 import math
 import pickle
 import socket
+import textwrap
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def download(form: Format, root: Path) -> str | None:
             getattr(datasets, form.torchvision)(str(root), download=True)
     except Exception as error:  # network, disk, checksums: many kinds
         text = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
-        return " ".join(text.split())[:160]
+        return textwrap.shorten(text, 160, placeholder=" …")
     finally:
         socket.setdefaulttimeout(before)
     return None

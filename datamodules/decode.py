@@ -83,7 +83,9 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a damaged EXIF block does not spoil a good picture."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:
+    except Exception as error:  # a damaged block can make the parser raise anything
+        message = f"an EXIF block could not be read ({type(error).__name__}): such pictures stay as they are stored"
+        warnings.warn(message, stacklevel=2)
         return image
 
 

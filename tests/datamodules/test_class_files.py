@@ -87,12 +87,13 @@ def test_a_download_that_fails_is_one_line_soon(tmp_path: Path, monkeypatch) -> 
     import torchvision.datasets.mnist as tv
 
     def refuse(*_, **__):
-        raise OSError("<urlopen error [Errno -2] Name or\n service not known>")
+        raise OSError("<urlopen error [Errno -2] Name or\n service not known>" + " tried another mirror" * 20)
 
     monkeypatch.setattr(tv, "download_and_extract_archive", refuse)
     began = time.monotonic()
     reason = class_files.download(class_files.FORMATS["mnist"], tmp_path)
     assert "not known" in reason and "\n" not in reason and time.monotonic() - began < 5
+    assert len(reason) <= 160 and reason.endswith((" tried …", " another …", " mirror …"))  # between two words
 
 
 # ---- damage ----

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datamodules.decode import REASONS, BadImage, load_square, verify
 
@@ -154,6 +154,16 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, corner: t
     quarters = load_square(tmp_path / "photo.jpg", 2)[:, :, 0]
     assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
     assert quarters.max() > 200 and np.sort(quarters.ravel())[-2] < 60
+
+
+def test_an_unreadable_exif_block_is_told_and_the_picture_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(image: Image.Image) -> Image.Image:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", damaged)
+    Image.fromarray(NOISE).save(tmp_path / "photo.png")
+    with pytest.warns(UserWarning, match=r"EXIF block could not be read \(SyntaxError\)"):
+        assert load_square(tmp_path / "photo.png", 8).shape == (8, 8, 3)
 
 
 def test_the_centre_is_kept_whole(tmp_path: Path):
