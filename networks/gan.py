@@ -93,7 +93,36 @@ class MLPDiscriminator(nn.Module):
         return self.head(self.body(image.flatten(1)), label)
 
 
-class DCGANGenerator(nn.Module):
+class GrowingGenerator(nn.Module):
+    """How convolutional generators begin: noise through one linear layer to maps of the smallest resolution.
+
+    Args: as of `DCGANGenerator`; bias: of the linear layer.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        latent_dim: int,
+        dims: Sequence[int],
+        num_classes: int | None,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        check_latent_dim(latent_dim)
+        check_positive(image_size=image_size, channels=channels)
+        self.dims, self.latent_dim, self.num_classes = checked_dims(dims), latent_dim, num_classes
+        side, *self.sides = sides(image_size, len(self.dims))[::-1]
+        self.shape = (self.dims[0], side, side)
+        self.stem = nn.Linear(latent_dim, self.dims[0] * side**2, bias=bias)
+
+    def begin(self, z: Tensor, label: Tensor | None) -> Tensor:
+        """Noise (B, latent_dim) -> (B, dims[0], s, s), once the classes are as the net wants them."""
+        check_label(label, self.num_classes)
+        return self.stem(z).unflatten(1, self.shape)
+
+
+class DCGANGenerator(GrowingGenerator):
     """Noise to images by one linear layer and steps that double the resolution, batches normalised between them.
 
     Args:
@@ -115,24 +144,16 @@ class DCGANGenerator(nn.Module):
         upsample: str = "transposed",
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        check_latent_dim(latent_dim)
-        check_positive(image_size=image_size, channels=channels)
-        dims = checked_dims(dims)
-        self.latent_dim, self.num_classes = latent_dim, num_classes
-        side, *self.sides = sides(image_size, len(dims))[::-1]
-        self.shape = (dims[0], side, side)
-        self.stem = nn.Linear(latent_dim, dims[0] * side**2, bias=False)
-        self.norms = nn.ModuleList(ConditionalBatchNorm(dim, num_classes) for dim in dims)
-        self.up = nn.ModuleList(Upsample(a, b, upsample) for a, b in zip(dims, (*dims[1:], channels)))
+        super().__init__(image_size, channels, latent_dim, dims, num_classes, bias=False)
+        self.norms = nn.ModuleList(ConditionalBatchNorm(dim, num_classes) for dim in self.dims)
+        self.up = nn.ModuleList(Upsample(a, b, upsample) for a, b in zip(self.dims, (*self.dims[1:], channels)))
         for up in self.up[:-1]:
             up.conv.register_parameter("bias", None)  # batch norm would subtract it
         initialise(self, lambda weight: nn.init.normal_(weight, std=0.02))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Noise (B, latent_dim) and classes (B,) -> (B, channels, S, S) in [-1, 1]."""
-        check_label(label, self.num_classes)
-        x = self.stem(z).unflatten(1, self.shape)  # (B, dims[0], s, s)
+        x = self.begin(z, label)
         for norm, up, side in zip(self.norms, self.up, self.sides):
             x = up(F.relu(norm(x, label)))[..., :side, :side]
         return x.tanh()

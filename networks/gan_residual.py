@@ -9,14 +9,16 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.autoencoder import check_latent_dim, check_positive, sides
-from networks.gan import ConditionalBatchNorm, ProjectionHead, check_label, checked_dims, initialise, spectral_normalise
+from networks.autoencoder import check_positive
+from networks.gan import (
+    ConditionalBatchNorm, GrowingGenerator, ProjectionHead, checked_dims, initialise, spectral_normalise,
+)  # fmt: skip
 from networks.resample import Upsample, mean_of_4
 
 xavier = nn.init.xavier_uniform_
 
 
-class ResidualGenerator(nn.Module):
+class ResidualGenerator(GrowingGenerator):
     """Noise to images by one linear layer and residual blocks that double the resolution, batches normalised.
 
     Args:
@@ -38,14 +40,8 @@ class ResidualGenerator(nn.Module):
         upsample: str = "repetition",
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        check_latent_dim(latent_dim)
-        check_positive(image_size=image_size, channels=channels)
-        dims = checked_dims(dims)
-        self.latent_dim, self.num_classes = latent_dim, num_classes
-        side, *self.sides = sides(image_size, len(dims))[::-1]
-        self.shape = (dims[0], side, side)
-        self.stem = nn.Linear(latent_dim, dims[0] * side**2)
+        super().__init__(image_size, channels, latent_dim, dims, num_classes, bias=True)
+        dims = self.dims
         self.blocks = nn.ModuleList(UpBlock(a, b, upsample, num_classes) for a, b in zip((dims[0], *dims), dims))
         self.norm = nn.BatchNorm2d(dims[-1])
         self.to_image = nn.Conv2d(dims[-1], channels, 3, padding=1)
@@ -53,8 +49,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Noise (B, latent_dim) and classes (B,) -> (B, channels, S, S) in [-1, 1]."""
-        check_label(label, self.num_classes)
-        x = self.stem(z).unflatten(1, self.shape)  # (B, dims[0], s, s)
+        x = self.begin(z, label)
         for block, side in zip(self.blocks, self.sides):
             x = block(x, label)[..., :side, :side]
         return self.to_image(F.relu(self.norm(x))).tanh()

@@ -115,12 +115,8 @@ class UNet(nn.Module):
         upsample: str = "repetition",
     ) -> None:
         super().__init__()
-        dims = [int(dim * m) for m in dim_mults]
-        blocks = [num_res_blocks] * len(dims) if isinstance(num_res_blocks, int) else list(num_res_blocks)
-        halvings = len(dims) if efficient else len(dims) - 1
-        self.multiple_of = fold * 2**halvings
-        if len(blocks) != len(dims):
-            raise ValueError(f"num_res_blocks={blocks} has {len(blocks)} levels, dim_mults={list(dim_mults)} {len(dims)}")
+        dims, blocks = levels(dim, dim_mults, num_res_blocks)
+        self.multiple_of = fold * 2 ** (len(dims) if efficient else len(dims) - 1)
         if image_size % self.multiple_of:
             raise ValueError(f"image_size={image_size} is not a multiple of fold * 2^halvings = {self.multiple_of}")
         emb_dim = emb_dim or 4 * dim
@@ -148,11 +144,7 @@ class UNet(nn.Module):
         resolution, skips = self._build_down(dims, blocks, image_size // fold, block)
         self.mid = nn.ModuleList(block(dims[-1], dims[-1], resolution, res=mid_res) for _ in range(mid_blocks))
         self._build_up(dims, blocks, resolution, block, skips)
-        self.head = nn.Sequential(
-            nn.GroupNorm(_groups(2 * dims[0]), 2 * dims[0]),
-            nn.SiLU(),
-            _zero(nn.Conv2d(2 * dims[0], channels * fold**2, 3, padding=1)),
-        )
+        self.head = make_head(2 * dims[0], channels * fold**2)
 
     def _build_down(
         self, dims: list[int], blocks: list[int], resolution: int, block: Callable[..., Block]
@@ -280,6 +272,22 @@ def make_block(
         SpatialTransformer(dim_out, **attention) if attends else None,
         dim=dim_out,
         position=resolution if attends and position else None,
+    )
+
+
+def levels(dim: int, dim_mults: Sequence[float], num_res_blocks: int | Sequence[int]) -> tuple[list[int], list[int]]:
+    """Channels and blocks of each level; ValueError where they are not of as many levels."""
+    dims = [int(dim * m) for m in dim_mults]
+    blocks = [num_res_blocks] * len(dims) if isinstance(num_res_blocks, int) else list(num_res_blocks)
+    if len(blocks) != len(dims):
+        raise ValueError(f"num_res_blocks={blocks} has {len(blocks)} levels, dim_mults={list(dim_mults)} {len(dims)}")
+    return dims, blocks
+
+
+def make_head(dim_in: int, dim_out: int) -> nn.Sequential:
+    """Normalisation and a convolution that is zero at first."""
+    return nn.Sequential(
+        nn.GroupNorm(_groups(dim_in), dim_in), nn.SiLU(), _zero(nn.Conv2d(dim_in, dim_out, 3, padding=1))
     )
 
 
