@@ -10,6 +10,8 @@ rates fall, is found by a short run beforehand. Fills the table of docs/gan.md a
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ PAGE, PICTURE = REPO / "docs" / "gan.md", REPO / "docs" / "images" / "gan.png"
 PLAYERS = ("default", "dcgan", "wgan_gp", "sngan", "r3gan")
 COLUMNS, BATCH = 12, 500
 QUIET = ["callbacks.validate=null", "callbacks.samples=null", "logger.wandb=null"]
-PROBE_SECONDS = 20
+PROBE_SECONDS = 40
 
 
 def trained(name: str, minutes: float, folder: Path, overrides: Sequence[str]) -> Path:
@@ -40,11 +42,21 @@ def trained(name: str, minutes: float, folder: Path, overrides: Sequence[str]) -
     run_dir, seconds = folder / name, 60 * minutes
     if not any((run_dir / "checkpoints").glob("step=*.ckpt")):
         with tempfile.TemporaryDirectory() as probe:
-            fit_for(name, min(PROBE_SECONDS, seconds / 3), Path(probe), ["trainer.max_steps=1000000", *overrides])
-            _, _, found = load_module(Path(probe))
-        steps = max(1, int(found["step"] / found["train_sec"] * seconds))
+            often = ["trainer.max_steps=1000000", "callbacks.metrics_log.every_steps=20"]
+            fit_for(name, min(PROBE_SECONDS, seconds / 3), Path(probe), [*often, *overrides])
+            steps = max(1, int(seconds * steps_per_sec(Path(probe))))
         fit_for(name, seconds, run_dir, [f"trainer.max_steps={steps}", *overrides])
     return run_dir
+
+
+def steps_per_sec(run_dir: Path) -> float:
+    """How fast a run was at its end: its first steps, in which buffers are laid out, are slower."""
+    _, config, found = load_module(run_dir)
+    timing = run_dir / "timing.jsonl"
+    lines = timing.read_text().splitlines() if timing.exists() else []
+    speeds = [json.loads(line)["time/images_per_sec"] for line in lines]
+    late = speeds[len(speeds) // 2 :]
+    return statistics.median(late) / config.data.batch_size if late else found["step"] / found["train_sec"]
 
 
 def fit_for(name: str, seconds: float, run_dir: Path, overrides: Sequence[str]) -> None:
