@@ -13,19 +13,17 @@ import sample
 import train
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
-from tests.datamodules.class_data import write_class_data
+from tests.datamodules.class_data import small_run, write_class_data
 from tests.sessions import assert_same, contents
 from tests.toy import CONF
 
 
 def overrides(tmp_path: Path, run: str, *more: str) -> list[str]:
-    return [
-        "model=vae", "codec=mlp", "codec.encoder.hidden=[64]", "codec.decoder.hidden=[64]", "model.latent_dim=4",
-        "model.eval_importance_samples=[5,60]", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null",
-        "callbacks.progress=null", "data.batch_size=20", "data.num_val=40", "callbacks.metrics_log.every_steps=5",
-        "callbacks.checkpoint.every_sec=null", "callbacks.ema.half_life_images=200", "model.lr_schedule=null",
-        "model.optimizer.lr=1e-2", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}", *more,
-    ]  # fmt: skip
+    return small_run(
+        "vae", tmp_path, run, "codec=mlp", "codec.encoder.hidden=[64]", "codec.decoder.hidden=[64]",
+        "model.latent_dim=4", "model.eval_importance_samples=[5,60]", "callbacks.ema.half_life_images=200",
+        "model.optimizer.lr=1e-2", *more,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

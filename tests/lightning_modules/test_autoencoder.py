@@ -15,18 +15,15 @@ import train
 from lightning_modules.autoencoder import Autoencoder, root
 from networks.autoencoder import MLPDecoder, MLPEncoder
 from runtime.checkpoint import load_module
-from tests.datamodules.class_data import write_class_data
+from tests.datamodules.class_data import small_run, write_class_data
 from tests.sessions import assert_same, contents
 
 
 def overrides(tmp_path: Path, run: str, *more: str) -> list[str]:
-    return [
-        "model=autoencoder", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null",
-        "data.batch_size=20", "data.num_val=40", "callbacks.validate.every_steps=10", "model.latent_dim=3",
-        "callbacks.metrics_log.every_steps=5", "callbacks.checkpoint.every_sec=null", "codec.encoder.dims=[8,8,8]",
-        "codec.decoder.dims=[8,8,8]", "model.lr_schedule=null", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}",
-        *more,
-    ]  # fmt: skip
+    return small_run(
+        "autoencoder", tmp_path, run, "callbacks.validate.every_steps=10", "model.latent_dim=3",
+        "codec.encoder.dims=[8,8,8]", "codec.decoder.dims=[8,8,8]", *more,
+    )  # fmt: skip
 
 
 def small(latent_dim: int = 3, size: int = 6, **arguments) -> Autoencoder:

@@ -12,17 +12,13 @@ import train
 from evaluators.extractors.classifier import Classifier as Extractor
 from evaluators.images import to_uint8
 from runtime.checkpoint import load_module
-from tests.datamodules.class_data import write_class_data
+from tests.datamodules.class_data import small_run, write_class_data
 from tests.sessions import assert_same, contents
 
 
 def overrides(tmp_path: Path, run: str, *more: str) -> list[str]:
-    return [
-        "model=classifier", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null",
-        "data.batch_size=20", "data.num_val=40", "callbacks.validate.every_steps=10",
-        "callbacks.metrics_log.every_steps=5", "callbacks.checkpoint.every_sec=null", "model.net.dims=[16,16]",
-        "model.lr_schedule=null", f"run_dir={tmp_path / run}", f"paths.cache={tmp_path}", *more,
-    ]  # fmt: skip
+    beside = ("callbacks.validate.every_steps=10", "model.net.dims=[16,16]")
+    return small_run("classifier", tmp_path, run, *beside, *more)
 
 
 @pytest.fixture(scope="module")
