@@ -42,7 +42,7 @@ class Likelihood(Evaluator):
     higher_is_better = False
 
     def __init__(self) -> None:
-        self._dim = 0
+        self._dim, self._levels = 0, 2
         self._others: dict[str, dict[str, Tensor]] = {}
 
     def prepare(self, prompts: Any) -> None:
@@ -54,6 +54,8 @@ class Likelihood(Evaluator):
 
     def columns(self, batch: Batch) -> dict[str, Any]:
         self._dim = batch.real[0].numel()
+        if not ((batch.real == 0) | (batch.real == 255)).all():
+            self._levels = 256
         given = batch.extra["likelihood"]
         columns = {name: torch.as_tensor(column).double().cpu() for name, column in given.items()}
         if not columns:
@@ -90,7 +92,7 @@ class Likelihood(Evaluator):
         return {"likelihood": {"column": self.rows.names[-1], "hist": values}}
 
     def protocol(self) -> dict[str, Any]:
-        return {"dimensions": self._dim, "levels": 256}
+        return {"dimensions": self._dim, "levels": self._levels}
 
 
 def bits_per_dim(nats: Tensor, dim: int, density: bool) -> Tensor:

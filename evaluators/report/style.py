@@ -38,7 +38,7 @@ th,td{text-align:left;vertical-align:top;padding:6px 16px 6px 0;border-bottom:1p
 font-variant-numeric:tabular-nums}
 thead th{vertical-align:bottom}
 th small,td small{display:block;font-weight:400}
-tbody th{font-weight:400;min-width:130px;max-width:260px;overflow-wrap:anywhere}
+tbody th{font-weight:400;min-width:160px;max-width:260px;overflow-wrap:anywhere}
 tbody th.model{font-weight:600}
 .board td{white-space:nowrap}
 .board thead th{min-width:80px;max-width:150px}

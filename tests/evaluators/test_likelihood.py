@@ -39,6 +39,14 @@ def test_columns_become_means_with_intervals_whatever_the_batches() -> None:
     assert evaluator.headlines == ("elbo_bpd", "ode_density_bpd") and evaluator.higher_is_better is False
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_card_says_whether_pixels_are_bytes_or_black_and_white(binary: bool) -> None:
+    real, evaluator = images(4, 0), Likelihood()
+    real = torch.where(real > 127, 255, 0).to(torch.uint8) if binary else real
+    evaluator.update(real, real, None, indices=range(4), likelihood={"elbo_nats": torch.ones(4)})
+    assert evaluator.protocol() == {"dimensions": DIM, "levels": 2 if binary else 256}
+
+
 def test_one_impossible_image_is_not_averaged_away() -> None:
     real = images(3, 0)
     with pytest.raises(NotComputed, match="elbo_nats of image 12 is inf"):
