@@ -35,6 +35,7 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: float | None = 1.0,
     ) -> None:
         super().__init__()
+        check_schedules(lr_schedule=lr_schedule)
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.run_seed = 0  # set by the runtime before fit
         # Plain integers, saved under ckpt["counters"]: the axis of every log and the unit of every budget.
@@ -137,6 +138,14 @@ class GenerativeModule(pl.LightningModule):
 
 
 COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
+
+
+def check_schedules(**schedules: Any) -> None:
+    """Raises ValueError, naming the setting, for a schedule that is no function of the step."""
+    for name, schedule in schedules.items():
+        if schedule is not None and not callable(schedule):
+            known = "{_target_: optimizers.schedules.WarmupDecay, total_steps: 1000}"
+            raise ValueError(f"model.{name}={schedule!r}: give null or a schedule, for instance {known}")
 
 
 def seed_everything(*key: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.random import keyed_generators, keyed_randn, randn
-from lightning_modules.base import GenerativeModule, seed_everything
+from lightning_modules.base import GenerativeModule, check_schedules, seed_everything
 from lightning_modules.gan_checks import check_arguments, check_layers
 from objectives.adversarial import accuracy, adversarial_loss
 from objectives.diff_augment import NUM_UNIFORM, augment, check_policy
@@ -78,6 +78,7 @@ class GAN(GenerativeModule):
         counts = {"latent_dim": latent_dim, "critic_steps": critic_steps, "penalty_every": penalty_every}
         check_arguments(counts, weights)
         check_policy(augment)
+        check_schedules(penalty_schedule=penalty_schedule, beta2_schedule=beta2_schedule)
         if conditional and not num_classes:
             raise ValueError("model.conditional=true needs data with classes: data=fashion_mnist, mnist or cifar10")
         self.automatic_optimization = False

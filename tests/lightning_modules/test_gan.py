@@ -139,6 +139,12 @@ def test_second_betas_and_penalties_are_annealed_by_the_step() -> None:
     assert torch.allclose(value, logged["d_loss"] + 0.4 * 2 * 0.5**4 * logged["r1"])
 
 
+@pytest.mark.parametrize("name", ["lr_schedule", "penalty_schedule", "beta2_schedule"])
+def test_a_word_is_no_schedule(name: str) -> None:
+    with pytest.raises(ValueError, match=f"model.{name}='cosine': give null or a schedule"):
+        make(**{name: "cosine"})
+
+
 def test_annealing_a_beta_that_the_optimiser_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="no betas"):
         make(beta2_schedule=lambda step: 1.0).configure_optimizers()
