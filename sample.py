@@ -58,10 +58,17 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         each = (time.perf_counter() - began) / done
         print(f"{done}/{len(prompts)} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
     named = [str(p) for p in prompts[: len(shown)]] if prompts[0] is not None else None
-    captioned_grid(torch.stack(shown), named).save(out / "grid.png")
+    captioned_grid(torch.stack(shown), named, columns(prompts[: len(shown)])).save(out / "grid.png")
     (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(out / "grid.png")
     return lines
+
+
+def columns(shown: list[Any]) -> int | None:
+    """One column a class where classes come in turns, at least twice; None is a near-square grid."""
+    period = len(set(shown))
+    in_turns = period > 1 and shown[period : 2 * period] == shown[:period]
+    return period if in_turns else None
 
 
 def check(cfg: DictConfig) -> None:

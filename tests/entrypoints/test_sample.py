@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sample import main
+from sample import columns, main
 from tests.toy import overrides
 from train import main as train
 
@@ -81,3 +81,17 @@ def test_missing_checkpoint() -> None:
         main(["prompt=x"])
     with pytest.raises(FileNotFoundError, match="ckpt=nowhere: no such file, run or name in zoo/"):
         main(["ckpt=nowhere", "prompt=x"])
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2, 0], 3),  # a column a class
+        ([0, 1, 2, 0], None),  # no class is there twice
+        ([7, 7, 7, 7], None),
+        (["a", "a", "b", "b"], None),
+        ([None] * 4, None),
+    ],
+)
+def test_classes_in_turns_stand_in_columns(shown: list, expected: int | None) -> None:
+    assert columns(shown) == expected
