@@ -81,6 +81,8 @@ def check(cfg: DictConfig) -> None:
     given = [name for name in ("prompt", "prompts", "label") if cfg[name] is not None]
     if len(given) > 1:
         raise ValueError(f"give only one of {', '.join(given)}")
+    if cfg.label is not None and not isinstance(cfg.label, int):
+        raise ValueError(f"label={cfg.label}: a class number, for instance label=7")
 
 
 def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
@@ -105,7 +107,7 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         examples = module.example_conditions()
         return [examples[i % len(examples)] for i in range(cfg.n)]
     else:
-        chosen = [None if given is None else str(cfg.prompt) if given == "prompt" else int(cfg.label)]
+        chosen = [None if given is None else str(cfg.prompt) if given == "prompt" else cfg.label]
     if kind == "text":
         module.check_prompts(chosen)
     return [c for c in chosen for _ in range(cfg.n)]

@@ -16,8 +16,8 @@ class ClassAccuracy(Evaluator):
     """`class_accuracy`, the share of images of class-conditional models that a classifier takes for their class.
 
     Beside it stand the same share of real images of these classes (`…_real`: what the classifier's own errors leave, and
-    no ceiling: a generator of nothing but typical images is above it) and that of the generated images when each is asked
-    for another's class (`…_chance`). It says nothing of variety, which one image a class would not lower.
+    no ceiling: a generator of nothing but typical images is above it) and what is expected of the same images with their
+    classes dealt anew (`…_chance`). It says nothing of variety, which one image a class would not lower.
 
     Args:
         classifier: of the same classes in the same order, as `extractor=classifier` gives it.
@@ -55,8 +55,9 @@ class ClassAccuracy(Evaluator):
         values[f"{self.name}_n"] = n
         if self.controls:
             values[f"{self.name}_real"] = float((self.rows.column("real") == label).double().mean())
-            if n > 1:  # the data is in random order, so any fixed pairing with others is a shuffle
-                values[f"{self.name}_chance"] = float((fake == label.roll(n // 2)).double().mean())
+            classes = int(max(label.max(), fake.max())) + 1
+            asked, taken = (torch.bincount(c, minlength=classes).double() / n for c in (label, fake))
+            values[f"{self.name}_chance"] = float(asked @ taken)
         return values
 
     def protocol(self) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def test_prompts_from_a_file(trained: Path, tmp_path: Path) -> None:
         (["prompt=a b c d e f"], "has 6 words, the encoder reads 5"),
         ([], 'this model takes prompt="…" or prompts=FILE'),
         (["label=3"], "not label="),
+        (["label=sneaker"], "label=sneaker: a class number, for instance label=7"),
         (["prompt=x", "prompts=y"], "give only one of prompt, prompts"),
         (["prompts=nowhere.txt"], "prompts=nowhere.txt: no such file"),
         (["prompt=x", "n=0"], "n=0: a whole number"),

@@ -55,6 +55,15 @@ def test_a_generator_that_ignores_its_classes_has_chance() -> None:
     assert values["class_accuracy"] == pytest.approx(1 / CLASSES, abs=0.04) and values["class_accuracy_real"] == 1
 
 
+def test_chance_does_not_depend_on_the_order_of_the_classes() -> None:
+    """Classes in turns, as `sample.py` draws them: shifted by a half they would be the same classes again."""
+    label = torch.arange(N) % CLASSES
+    assert judged(label, label, label)["class_accuracy_chance"] == pytest.approx(1 / CLASSES, rel=1e-12)
+    lopsided = torch.zeros(N, dtype=torch.long)
+    lopsided[: N // 4] = 1  # asked for class 1 in a quarter, and draws it always
+    assert judged(lopsided, torch.ones_like(label), label)["class_accuracy_chance"] == pytest.approx(1 / 4, rel=1e-12)
+
+
 def test_each_error_counts_once_whatever_the_batches() -> None:
     label = drawn(0)
     fake, real = label.clone(), label.clone()
