@@ -15,7 +15,9 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from runtime.checkpoint import load_module, sha256, write_json
+from files import write_json
+from runtime.checkpoint import load_module
+from runtime.checkpoint_io import sha256
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "card.json"
 

@@ -16,7 +16,8 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from runtime import run_dir
 from runtime.build import instantiate
-from runtime.checkpoint import AtomicCheckpointIO, start_from
+from runtime.checkpoint import start_from
+from runtime.checkpoint_io import AtomicCheckpointIO
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.resume import is_process_zero
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runtime import run_dir
 from runtime.build import check_targets
-from runtime.checkpoint import newest_good, read
+from runtime.checkpoint_io import newest_good, read
 from runtime.config import compose, has_key, parse, unknown_setting
 
 # What may change between two sessions of a run without changing what the run computes.

@@ -20,18 +20,19 @@ ROOMS = (
 
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
 ARROWS: dict[str, set[str]] = {
+    "files.py": set(),
     "diffusion": {"torch"},
     "objectives": {"torch"},
     "optimizers": {"torch"},
     "scenes": {"numpy", "PIL"},
-    "networks": {"torch", "numpy", "filelock"},
+    "networks": {"files", "torch", "numpy", "filelock"},
     "lightning_modules": {"torch", "pytorch_lightning", "diffusion", "objectives", "networks"},
-    "datamodules": {"torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
-    "evaluators": {"torch", "numpy", "PIL", "scenes"},
-    "callbacks": {"torch", "PIL", "pytorch_lightning", "evaluators"},
-    "runtime": {"torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "safetensors", "evaluators"},
+    "datamodules": {"files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
+    "evaluators": {"files", "torch", "numpy", "PIL", "scenes"},
+    "callbacks": {"files", "torch", "PIL", "pytorch_lightning", "evaluators"},
+    "runtime": {"files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "safetensors", "evaluators"},
     "train.py": {"runtime"},
-    "sample.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
+    "sample.py": {"files", "torch", "omegaconf", "runtime", "evaluators", "callbacks"},
     "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.

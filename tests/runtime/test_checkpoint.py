@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 import runtime.checkpoint
-from runtime.checkpoint import AtomicCheckpointIO, is_good, load_module, newest_good, start_from
+from runtime.checkpoint import load_module, start_from
+from runtime.checkpoint_io import AtomicCheckpointIO, is_good, newest_good
 from runtime.export import export
 from tests.toy import overrides
 from train import main

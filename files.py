@@ -1,0 +1,98 @@
+"""Reading and writing files so that a kill, a full disk or somebody else's file costs nothing. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 64 * 2**20
+
+
+@contextmanager
+def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` for the block to write; it takes the place of `path` where the block ends well.
+
+    Args:
+        durable: also wait until the file and its name are on the disk, so that a power cut leaves the old or the new.
+    Raises: what the block raises; the temporary file is gone and `path` is as it was.
+    """
+    path = Path(path)
+    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield fresh
+        if durable:
+            _flush(fresh)
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    if durable:
+        _flush(path.parent)
+
+
+def write_text(path: str | Path, text: str, *, durable: bool = False) -> None:
+    """Writes UTF-8 text in one step, and the folders above it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=durable) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, *, durable: bool = False) -> None:
+    """Writes indented JSON in one step."""
+    write_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes.
+
+    Raises: FileNotFoundError, or ValueError for a larger file and for what is no file: reading a pipe may never end.
+    """
+    path = Path(path)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(file)
+        raise ValueError(f"{path} is not a regular file")
+    with open(file, "rb") as opened:
+        if found.st_size > most:
+            raise ValueError(f"{path} has {found.st_size / 2**20:.1f} MiB: at most {most / 2**20:.1f} are read here")
+        return opened.read()
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """JSON from somebody else. Raises ValueError, naming `where`, for what is broken, nested too deep or too long a number."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise ValueError(f"{where} is not valid JSON: {why}") from None
+
+
+def read_json(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
+    """The JSON of a file. Raises: FileNotFoundError, or ValueError, in one line, as of `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(path, most), str(path))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that no more can be written: disk full, quota used up, or a limit on the size of files."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
