@@ -84,7 +84,9 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises: ValueError, naming `where`, for what is broken, nested too deep, too long a number, or a key given twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise ValueError(f"{where} is not valid JSON: {why}") from None
@@ -97,6 +99,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} comes twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: a million lines need it a million times
 
 
 def read_json(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
