@@ -267,6 +267,10 @@ def _take_out(split: dict[str, Any]) -> None:
         for control in CONTROLS:
             if row.get(control) is not None and not _can_be_drawn(row[control]):
                 del row[control]
+        if "low" in row or "high" in row:
+            row |= {"low": row.get("low"), "high": row.get("high")}
+            if row["low"] is None or row["high"] is None:  # half an interval is none
+                del row["low"], row["high"]
         if not _can_be_drawn(row["value"]):
             lacking[metric] = f"its value is {reprlib.repr(row['value'])}"
             del rows[metric]
