@@ -14,6 +14,7 @@ from runtime import run_dir
 from runtime.build import check_targets
 from runtime.checkpoint_io import newest_good, read
 from runtime.config import compose, has_key, parse, unknown_setting
+from runtime.settings import check_train
 
 # What may change between two sessions of a run without changing what the run computes.
 FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force")
@@ -36,6 +37,7 @@ def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | No
 def fresh(overrides: Sequence[str]) -> DictConfig:
     """A new run's configuration, with its directory chosen."""
     cfg = compose("train", overrides)
+    check_train(cfg)
     # Only process 0 writes; the others, which would read another time for a name, need no directory.
     path = run_dir.choose(cfg) if is_process_zero() else Path(cfg.run_dir or cfg.paths.runs)
     with open_dict(cfg):
@@ -57,6 +59,7 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
     for override in overrides:
         change(cfg, override, force)
     cfg.run_dir, cfg.resume_force = str(path), force
+    check_train(cfg)
     newest = newest_good(path / "checkpoints")
     if newest is None:
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
