@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 REPO = Path(__file__).resolve().parent.parent
@@ -94,7 +95,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if text.startswith("-"):
             plain = text.lstrip("-") or "seed=1"
             raise ValueError(f"{text}: settings are written without dashes, for instance {plain}")
-        if "=" not in text and not text.startswith("~"):
+        if ("=" not in text or text.startswith("=")) and not text.startswith("~"):
             raise ValueError(f"{text!r}: write key=value, for instance model=imagen or trainer.max_steps=1000")
         try:
             parsed += parser.parse_overrides([text])
@@ -106,10 +107,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = False) -> None:
     """Raises ValueError naming the nearest group, choice or setting; must run inside an initialised hydra."""
-    loader = GlobalHydra.instance().config_loader()
     parsed = parse(overrides)
-    search = [o.input_line for o in parsed if o.key_or_group == "hydra.searchpath"]
-    groups = available(loader, config_name, search)
+    search = tuple(o.input_line for o in parsed if o.key_or_group == "hydra.searchpath")
+    groups = available(config_name, search)
     chosen = [o for o in parsed if o.key_or_group in groups]
     for override in parsed:
         if override.is_sweep_override() and not sweep:
@@ -118,7 +118,7 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
         _check_choice(override, options(groups, override.key_or_group))
     if sweep:
         chosen = [o for o in chosen if not o.is_sweep_override()]
-    cfg = hydra.compose(config_name, search + [o.input_line for o in chosen])
+    cfg = chosen_groups(config_name, (*search, *(o.input_line for o in chosen)))
     for override in parsed:
         key = override.key_or_group
         if override in chosen or key in groups or key.startswith("hydra.") or has_key(cfg, key):
@@ -129,14 +129,28 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
         raise ValueError(unknown_setting(override, cfg, groups, config_name))
 
 
-def available(loader: Any, config_name: str, search: list[str], parent: str = "") -> dict[str, list[str]]:
-    """Config group -> its choices."""
-    found = {}
-    for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, search):
+@functools.lru_cache(maxsize=8)
+def chosen_groups(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of the chosen groups, without single settings; to be read only."""
+    try:
+        return hydra.compose(config_name, list(overrides))
+    except ConfigCompositionException as error:
+        found = re.match(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
+        if found is None:
+            raise
+        text = next((o for o in overrides if o.partition("=")[0] == found[1]), found[1])
+        raise ValueError(f"{text}: nothing that is chosen here has {found[1]}=; another model= or data= may") from None
+
+
+@functools.lru_cache(maxsize=256)
+def available(config_name: str, search: tuple[str, ...], parent: str = "") -> dict[str, list[str]]:
+    """Config group -> its choices; to be read only. Hydra reads its search path anew for every group: slow."""
+    loader, found = GlobalHydra.instance().config_loader(), {}
+    for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, list(search)):
         group = f"{parent}/{name}" if parent else name
         if group != "hydra":
-            found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, search)
-            found |= available(loader, config_name, search, group)
+            found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, list(search))
+            found |= available(config_name, search, group)
     return found
 
 
@@ -148,6 +162,8 @@ def options(groups: dict[str, list[str]], group: str) -> list[str]:
 
 def _check_choice(override: Override, options: list[str]) -> None:
     value = override.value()
+    if value is None and not override.is_delete():
+        raise ValueError(f"{override.key_or_group}=null: choose one of {', '.join(sorted(options))}")
     values = [o for o in value.list] if override.is_choice_sweep() else [value]
     for value in values:
         if value is None or isinstance(value, list) or str(value) in options:

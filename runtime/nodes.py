@@ -117,7 +117,7 @@ def _found(target: Any, where: str) -> Any:
         raise ValueError(f"{place}: give the dotted name of a class or function, for instance torch.optim.Adam")
     try:
         return hydra.utils.get_object(target)
-    except (ImportError, ValueError) as error:  # hydra's own, which says where the name ends
+    except (ImportError, ValueError):  # hydra's own
         parent, _, last = target.rpartition(".")
         try:
             names = list(vars(hydra.utils.get_object(parent)))
@@ -125,7 +125,7 @@ def _found(target: Any, where: str) -> Any:
             names = []
         near = difflib.get_close_matches(last, names, n=1)
         hint = f" Did you mean {parent}.{near[0]}?" if near else ""
-        raise ValueError(f"{place}: there is no such class or function.{hint}") from error
+        raise ValueError(f"{place}: there is no such class or function.{hint}") from None
 
 
 @functools.cache

@@ -183,6 +183,8 @@ def _said(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> st
         if part not in wanted.model_fields:
             return f"unknown setting {name!r}: {takes(schema_name(name), str(part), wanted.model_fields)}"
         value, wanted = value[part], typing.get_type_hints(wanted, include_extras=True)[str(part)]
+    if isinstance(value, dict) and len(loc) > 1 and loc[1] in value and loc[0] in ("callbacks", "logger", "evaluator"):
+        return f"{name}.{loc[1]}={shown(value[loc[1]])}: give {{_target_: …}} or null"
     if isinstance(wanted, type) and issubclass(wanted, BaseModel):
         return f"{name}={shown(value)}: give a group of settings"
     return f"{name}={shown(value)}: give {expected(wanted)}"
@@ -195,14 +197,17 @@ def schema_name(name: str) -> str:
 
 def check_train(cfg: DictConfig) -> None:
     """`check`, and what the settings of training must be together and on this machine."""
-    chosen = cfg.copy()
-    chosen.run_dir = cfg.run_dir if cfg.run_dir is not None else cfg.paths.runs  # its own place is chosen later
-    plain = check("train", chosen)
+    own = cfg.run_dir
+    cfg.run_dir = cfg.paths.runs if own is None else own  # what is inside it is text; the place is chosen later
+    try:
+        plain = check("train", cfg)
+    finally:
+        cfg.run_dir = own
     trainer, model = plain["trainer"], plain["model"]
     if "optimizer" in model and model["optimizer"] is None:
         raise ValueError("model.optimizer=null: training needs an optimiser, for instance {_target_: torch.optim.Adam, _partial_: true, lr: 1e-3}")
     usable_trainer(trainer["accelerator"], trainer["devices"])
-    writable(plain["run_dir"], "paths.runs" if cfg.run_dir is None else "run_dir")
+    writable(plain["run_dir"], "paths.runs" if own is None else "run_dir")
     if plain["init"] is not None:
         from runtime.checkpoint import locate
 
@@ -283,4 +288,4 @@ def known_data(names: list[str] | None) -> None:
     there = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
     for name in names or ():
         if name not in there:
-            raise ValueError(f"other_data={shown(names)}: there is no data {name!r}; there are {', '.join(there)}")
+            raise ValueError(f"other_data={shown(list(names))}: there is no data {name!r}; there are {', '.join(there)}")
