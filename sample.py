@@ -14,19 +14,26 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.grid import captioned_grid, to_pil
 from callbacks.sheets import SHEETS, check_sheet
 from evaluators.images import to_uint8
+from files import read_bytes
+from runtime import settings
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
+from runtime.nodes import builds
+from runtime.settings import check_options
 
 GRID = 64  # images in grid.png
+MAX_PROMPT_BYTES = 16 * 2**20
 
 
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Samples as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
     cfg = compose("sample", overrides)
     check(cfg)
-    module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema)
+    module, _, info = load_module(cfg.ckpt, ema=cfg.ema)
+    check_options(module, own_options(cfg))
+    check_options(module, OmegaConf.to_container(cfg.options, resolve=True), "options.")
     if cfg.sheet is not None:
         check_sheet(cfg.sheet, module)
     prompts = read_prompts(cfg, module)
@@ -36,10 +43,10 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     module = module.to(device)
     what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
-    out = Path(cfg.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
     if cfg.sheet is not None:
         picture = SHEETS[cfg.sheet](module, prompts, cfg.seed)
+        out.mkdir(parents=True, exist_ok=True)
         picture.save(out / f"{cfg.sheet}.png", optimize=True)
         print(out / f"{cfg.sheet}.png")
         return []
@@ -49,10 +56,11 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         seeds = [cfg.seed + start + i for i in range(len(part))]
         with torch.inference_mode():
             images = to_uint8(module.sample(conditions(part), seeds=seeds, **sampling(cfg)).cpu())
+        out.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             name = f"{start + i:05d}.png"
             to_pil(image).save(out / name)
-            lines.append({"file": name, "prompt": part[i], "seed": seeds[i], **settings(cfg)})
+            lines.append({"file": name, "prompt": part[i], "seed": seeds[i], **recorded(cfg)})
         shown += list(images[: GRID - len(shown)])
         done, left = start + len(part), len(prompts) - start - len(part)
         each = (time.perf_counter() - began) / done
@@ -72,17 +80,14 @@ def columns(shown: list[Any]) -> int | None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ValueError for options out of range or missing."""
-    if OmegaConf.is_missing(cfg, "ckpt"):
-        raise ValueError("give ckpt=: a checkpoint file, a run directory such as runs/latest, or a name in zoo/")
-    for name in ("n", "batch_size"):
-        if not isinstance(cfg[name], int) or cfg[name] < 1:
-            raise ValueError(f"{name}={cfg[name]!r}: a whole number of at least 1")
+    """Raises ValueError or FileNotFoundError for settings that are wrong by themselves, before anything is loaded."""
+    settings.check("sample", cfg)
     given = [name for name in ("prompt", "prompts", "label") if cfg[name] is not None]
     if len(given) > 1:
         raise ValueError(f"give only one of {', '.join(given)}")
-    if cfg.label is not None and not isinstance(cfg.label, int):
-        raise ValueError(f"label={cfg.label}: a class number, for instance label=7")
+    if cfg.prompts is not None:
+        settings.readable(cfg.prompts, "prompts")
+    settings.writable(cfg.out, "out")
 
 
 def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
@@ -97,9 +102,7 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         asks = {"text": 'prompt="…" or prompts=FILE', "label": "label= or nothing", "none": "no prompt and no label"}
         raise ValueError(f"this model takes {asks[kind]}" + (f", not {given}=" if given else ""))
     if given == "prompts":
-        lines = Path(cfg.prompts).read_text(encoding="utf-8-sig").splitlines() if Path(cfg.prompts).is_file() else None
-        if lines is None:
-            raise FileNotFoundError(f"prompts={cfg.prompts}: no such file")
+        lines = read_lines(cfg.prompts)
         chosen = [line.strip() for line in lines if line.strip()]
         if not chosen:
             raise ValueError(f"prompts={cfg.prompts}: the file holds no prompt")
@@ -107,7 +110,7 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         examples = module.example_conditions()
         return [examples[i % len(examples)] for i in range(cfg.n)]
     else:
-        chosen = [None if given is None else str(cfg.prompt) if given == "prompt" else cfg.label]
+        chosen = [None if given is None else cfg.prompt if given == "prompt" else cfg.label]
     if kind == "text":
         module.check_prompts(chosen)
     return [c for c in chosen for _ in range(cfg.n)]
@@ -118,19 +121,31 @@ def conditions(part: Sequence[Any]) -> Any:
     return len(part) if part[0] is None else list(part)
 
 
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file of prompts. Raises ValueError for one that is none."""
+    try:
+        return read_bytes(path, MAX_PROMPT_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"prompts={path}: no text file in UTF-8") from None
+
+
+def own_options(cfg: DictConfig) -> dict[str, Any]:
+    """The options with a setting of their own, plain; what is null stays as the checkpoint has it."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    return {name: plain[name] for name in ("guidance_scale", "num_steps", "sampler") if plain.get(name) is not None}
+
+
 def sampling(cfg: DictConfig) -> dict[str, Any]:
     """Overrides of the checkpoint's way of sampling."""
-    plain = OmegaConf.to_container(cfg)
-    chosen = {k: plain[k] for k in ("guidance_scale", "num_steps") if plain[k] is not None}
-    chosen |= {"sampler": instantiate(cfg.sampler)} if cfg.get("sampler") else {}
-    return chosen | plain["options"]
+    chosen = own_options(cfg) | OmegaConf.to_container(cfg.options, resolve=True)
+    return {name: instantiate(value) if builds(value) else value for name, value in chosen.items()}
 
 
-def settings(cfg: DictConfig) -> dict[str, Any]:
+def recorded(cfg: DictConfig) -> dict[str, Any]:
     """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
-    plain = OmegaConf.to_container(cfg)
-    sampler = cfg.sampler._target_.split(".")[-1] if cfg.get("sampler") else None
-    return {"guidance_scale": plain["guidance_scale"], "num_steps": plain["num_steps"], "sampler": sampler}
+    chosen = dict.fromkeys(("guidance_scale", "num_steps", "sampler")) | own_options(cfg)
+    sampler = chosen["sampler"] and chosen["sampler"]["_target_"].split(".")[-1]
+    return chosen | {"sampler": sampler} | OmegaConf.to_container(cfg.options, resolve=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class GenerativeModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_schedules(lr_schedule=lr_schedule)
+        check_optimizer(optimizer)
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.run_seed = 0  # set by the runtime before fit
         # Plain integers, saved under ckpt["counters"]: the axis of every log and the unit of every budget.
@@ -146,6 +147,16 @@ def check_schedules(**schedules: Any) -> None:
         if schedule is not None and not callable(schedule):
             known = "{_target_: optimizers.schedules.WarmupDecay, total_steps: 1000}"
             raise ValueError(f"model.{name}={schedule!r}: give null or a schedule, for instance {known}")
+
+
+def check_optimizer(optimizer: Callable[..., torch.optim.Optimizer] | None) -> None:
+    """Raises ValueError, before anything is trained, for an optimiser that cannot be made of its settings."""
+    if optimizer is None:
+        return
+    try:
+        optimizer([nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:  # each optimiser has its own way to refuse
+        raise ValueError(f"model.optimizer: {str(error).splitlines()[0]}") from None
 
 
 def seed_everything(*key: int) -> None:

@@ -46,7 +46,7 @@ class Imagen(GenerativeModule):
         super().__init__(**kwargs)
         check_stages(stages, train_stages)
         self.stages = nn.ModuleDict(stages)
-        self.train_stages = list(train_stages or stages)
+        self.train_stages = list(stages if train_stages is None else train_stages)
         self.example_prompts = list(example_prompts)
         self.text_encoder = text_encoder
         for name, stage in self.stages.items():
@@ -127,7 +127,7 @@ class Imagen(GenerativeModule):
         Raises:
             ValueError: for an untrained stage, seeds that do not match the prompts, a missing ``lowres``.
         """
-        names = list(stages or self.stages)
+        names = list(self.stages if stages is None else stages)
         self._check_sampling(names, conditions, seeds, lowres)
         text, mask, keep = self.embed(conditions)
         if not isinstance(guidance_scale, dict):
@@ -151,7 +151,7 @@ class Imagen(GenerativeModule):
 
     def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
         """Why these stages (None: all) cannot be sampled; None if they can."""
-        untrained = [n for n in stages or self.stages if not int(self.stages[n].images_trained)]
+        untrained = [n for n in (self.stages if stages is None else stages) if not int(self.stages[n].images_trained)]
         if not untrained:
             return None
         return (
@@ -160,6 +160,8 @@ class Imagen(GenerativeModule):
         )
 
     def _check_sampling(self, names, conditions, seeds, lowres) -> None:
+        if not names:
+            raise ValueError(f"stages=[]: name at least one of {', '.join(self.stages)}")
         unknown = [n for n in names if n not in self.stages]
         if unknown:
             raise ValueError(f"stages={names}: there is no stage {unknown[0]!r}, only {', '.join(self.stages)}")
@@ -211,6 +213,8 @@ def check_stages(stages: dict[str, DiffusionStage], train_stages: Sequence[str] 
                 f"stage {name!r} starts from lowres_size={stage.lowres_size}, but the stage before it gives {previous}"
             )
         previous = stage.image_size
+    if train_stages is not None and not list(train_stages):
+        raise ValueError(f"model.train_stages=[]: name at least one of {', '.join(stages)}, or null for all")
     unknown = [n for n in train_stages or () if n not in stages]
     if unknown:
         raise ValueError(f"model.train_stages: there is no stage {unknown[0]!r}, only {', '.join(stages)}")

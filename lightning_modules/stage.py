@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from diffusion.denoiser import denoising_loss, make_denoiser
 from diffusion.guidance import guided
+from diffusion.prediction import PREDICTIONS
 from diffusion.process import add_noise
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from diffusion.samplers import OnStep
 from diffusion.schedules import CosineSchedule, NoiseSchedule
-from diffusion.threshold import thresholded
+from diffusion.threshold import THRESHOLDS, thresholded
+from diffusion.weighting import WEIGHTINGS
 
 
 class DiffusionStage(nn.Module):
@@ -82,6 +84,13 @@ class DiffusionStage(nn.Module):
             raise ValueError(f"image_size={image_size} is not a multiple of lowres_size={lowres_size}")
         if crop_size is not None and (lowres_size is None or crop_size > image_size or image_size % crop_size):
             raise ValueError(f"crop_size={crop_size}: only a super-resolution stage trains on crops, a divisor of its size")
+        check_choices(prediction, weighting, threshold)
+        if noise_levels is not None and (len(noise_levels) != 2 or not noise_levels[1] > 0):
+            raise ValueError(f"noise_levels={list(noise_levels)}: give a mean and a standard deviation above 0")
+        if not batch_share > 0:
+            raise ValueError(f"batch_share={batch_share}: a stage trains on a share of the batch above 0")
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps}: give a whole number of at least 1")
         self.net = net
         self.image_size, self.lowres_size, self.channels = image_size, lowres_size, channels
         self.schedule, self.prediction, self.sigma_data = schedule, prediction, sigma_data
@@ -172,13 +181,13 @@ class DiffusionStage(nn.Module):
         denoise = make_denoiser(self.net, self.schedule, self.prediction, sigma_data=self.sigma_data)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         denoise = guided(denoise, cond, uncond, scale, rescale=self.guidance_rescale)
-        denoise = thresholded(denoise, threshold or self.threshold, self.threshold_percentile)
+        denoise = thresholded(denoise, self.threshold if threshold is None else threshold, self.threshold_percentile)
         x_T = self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)
-        x_0 = (sampler or self.sampler)(
+        x_0 = (self.sampler if sampler is None else sampler)(
             denoise,
             self.schedule,
             x_T,
-            num_steps=num_steps or self.num_steps,
+            num_steps=self.num_steps if num_steps is None else num_steps,
             generator=generators,
             on_step=on_step,
         )
@@ -203,6 +212,16 @@ class DiffusionStage(nn.Module):
             for i, (y, x) in enumerate(zip(*corners))
         ]
         return torch.stack([x_0[w] for w in windows]), torch.stack([condition[w] for w in windows])
+
+
+def check_choices(prediction: str, weighting: str, threshold: str) -> None:
+    """Raises ValueError, before anything is trained, for a word that is not known."""
+    known = {
+        "prediction": (prediction, PREDICTIONS), "weighting": (weighting, WEIGHTINGS), "threshold": (threshold, THRESHOLDS)
+    }  # fmt: skip
+    for name, (chosen, choices) in known.items():
+        if chosen not in choices:
+            raise ValueError(f"{name}={chosen}: choose one of {', '.join(choices)}")
 
 
 def drop_text(text: Tensor, mask: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

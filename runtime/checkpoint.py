@@ -14,16 +14,17 @@ from runtime.config import REPO
 from runtime.run_dir import listing
 
 
-def load_module(ckpt: str | Path, *, ema: bool = True) -> tuple[Any, DictConfig, dict[str, Any]]:
+def load_module(ckpt: str | Path, *, ema: bool = True, setting: str = "ckpt") -> tuple[Any, DictConfig, dict[str, Any]]:
     """Rebuilds a module from a checkpoint file, a run directory (its newest good checkpoint) or a name in zoo/.
 
     Args:
         ema: averaged weights instead of the raw ones, where the checkpoint has them.
+        setting: what the user calls it, for messages.
     Returns: the module in evaluation mode on the CPU; the run's configuration, resolved here; and what is known of the
         weights: path, sha256, step, images_seen, train_sec, weights ("ema" or "raw"), versions, seed.
     Raises: FileNotFoundError if there is nothing of that name; ValueError for a damaged or hostile checkpoint.
     """
-    path = locate(ckpt)
+    path = locate(ckpt, setting)
     if path.is_dir():
         from runtime.export import read_zoo
 
@@ -63,7 +64,7 @@ def start_from(module: torch.nn.Module, ckpt: str | Path) -> None:
 
     Raises: FileNotFoundError if there is nothing of that name; ValueError if no weight fits, or text encoders differ.
     """
-    other, _, info = load_module(ckpt)
+    other, _, info = load_module(ckpt, setting="init")
     if hasattr(module, "check_identity"):
         identity: dict[str, Any] = {}
         other.on_save_checkpoint(identity)
@@ -84,7 +85,7 @@ def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path} does not fit the code of today: it {what} ({count} differences)")
 
 
-def locate(ckpt: str | Path) -> Path:
+def locate(ckpt: str | Path, setting: str = "ckpt") -> Path:
     """A checkpoint file, or a directory of zoo/ form. Raises FileNotFoundError that lists what there is."""
     runs, zoo = REPO / "runs", REPO / "zoo"
     for path in (Path(ckpt), zoo / ckpt, runs / ckpt):
@@ -93,7 +94,7 @@ def locate(ckpt: str | Path) -> Path:
         if (path / "checkpoints").is_dir():
             newest = newest_good(path / "checkpoints")
             if newest is None:
-                raise FileNotFoundError(f"ckpt={ckpt}: this run has no undamaged checkpoint yet")
+                raise FileNotFoundError(f"{setting}={ckpt}: this run has no undamaged checkpoint yet")
             return newest
     names = ", ".join(sorted(p.parent.name for p in zoo.glob("*/model.safetensors"))) or "empty"
-    raise FileNotFoundError(f"ckpt={ckpt}: no such file, run or name in zoo/; zoo: {names}{listing(runs)}")
+    raise FileNotFoundError(f"{setting}={ckpt}: no such file, run or name in zoo/; zoo: {names}{listing(runs)}")

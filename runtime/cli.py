@@ -11,7 +11,11 @@ from typing import Any
 from files import printable
 from runtime.config import CONF
 
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+# What a user can put right: a wrong setting, a file that is not what it should be, a place that cannot be written.
+USER_ERRORS = (
+    ValueError, FloatingPointError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+    PermissionError,
+)  # fmt: skip
 
 
 def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
@@ -52,6 +56,8 @@ def user_error(error: BaseException) -> str | None:
     root = chain[-1]
     if isinstance(root, USER_ERRORS):
         text = root.args[0] if len(root.args) == 1 else str(root)
+        if isinstance(root, OSError) and root.filename is not None:
+            text = f"{root.filename}: {(root.strerror or '').lower()}"
         return " ".join(str(text).split())
     module = type(root).__module__ or ""
     if module.startswith(("omegaconf", "hydra")) or wrapped and isinstance(root, (TypeError, ImportError)):
@@ -67,11 +73,12 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from runtime.config import check_overrides
+    from runtime.config import check_overrides, parse, typed
 
+    overrides = typed(overrides)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         check_overrides(config_name, overrides, sweep=True)
-        settled = [o for o in overrides if "," not in o]
+        settled = [o.input_line for o in parse(overrides) if not o.is_sweep_override()]
         devices = hydra.compose(config_name, settled).get("trainer", {}).get("devices", 1)
     if devices not in (1, "1", "auto"):
         why = "every process would run the whole sweep; sweep over single devices"

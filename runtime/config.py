@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 REPO = Path(__file__).resolve().parent.parent
@@ -21,12 +23,61 @@ CONF = REPO / "conf"
 # Paths relative to the checkout stay valid when a run or a checkpoint moves to another machine.
 OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path else str(REPO), replace=True)
 
+# Settings that are text, by the last word of their names: what is typed after the first `=` is taken as it is.
+TEXTS = {
+    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "images",
+    "init", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
+    "runs", "weights",
+}  # fmt: skip
+OPEN = ("options", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
+HELP = "See python {}.py --help."
+ASSIGNMENT = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+ELEMENT = re.compile(rf"\s*({QUOTED.pattern}|[^,]*?)\s*(?:,|$)", re.DOTALL)
+
+
+def typed(overrides: Sequence[str]) -> list[str]:
+    """Overrides in Hydra's grammar, from what a user types: text stands for itself, with commas, quotes, `=` and `$`.
+
+    `null`, a list in brackets and a value that is quoted as a whole mean what they mean to Hydra.
+    """
+    found = []
+    for text in overrides:
+        match = ASSIGNMENT.fullmatch(text)
+        key, value = match.groups() if match else ("", "")
+        if key.lstrip("+").split("@")[0].split(".")[-1].split("/")[-1] not in TEXTS:
+            found.append(text)
+        elif value.startswith("[") and value.endswith("]"):
+            elements = ELEMENT.findall(value[1:-1] + ",")[:-1] if value[1:-1].strip() else []
+            found.append(f"{key}=[{','.join(map(quoted, elements))}]")
+        else:
+            found.append(f"{key}={value if value == 'null' else quoted(value)}")
+    return found
+
+
+def quoted(text: str) -> str:
+    """Text in the quotes of Hydra's grammar, which reads it back as it was; what is quoted already stays."""
+    if QUOTED.fullmatch(text):
+        return text
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # or it would be looked up in the configuration
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)$", r"\1\1", text)
+    return f"'{text}'"
+
+
+def as_typed(override: Override) -> str:
+    """An override as the user wrote it: key=value."""
+    value = override._value
+    text = str(value.text) if isinstance(value, QuotedString) else override.input_line.partition("=")[2]
+    return f"{override.input_line.partition('=')[0]}={text}" if "=" in override.input_line else override.input_line
+
 
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration `conf/<config_name>.yaml` with overrides; `choices` in it names what each group chose.
 
     Raises: ValueError, in one line with the nearest name, for a misspelt group, choice or setting.
     """
+    overrides = typed(overrides)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         check_overrides(config_name, overrides)
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
@@ -40,11 +91,11 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parsed overrides. Raises ValueError for what is not key=value."""
     parser, parsed = OverridesParser.create(), []
-    for text in overrides:
+    for text in typed(overrides):
         if text.startswith("-"):
             plain = text.lstrip("-") or "seed=1"
             raise ValueError(f"{text}: settings are written without dashes, for instance {plain}")
-        if "=" not in text and not text.startswith("~"):
+        if ("=" not in text or text.startswith("=")) and not text.startswith("~"):
             raise ValueError(f"{text!r}: write key=value, for instance model=imagen or trainer.max_steps=1000")
         try:
             parsed += parser.parse_overrides([text])
@@ -56,10 +107,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = False) -> None:
     """Raises ValueError naming the nearest group, choice or setting; must run inside an initialised hydra."""
-    loader = GlobalHydra.instance().config_loader()
     parsed = parse(overrides)
-    search = [o.input_line for o in parsed if o.key_or_group == "hydra.searchpath"]
-    groups = available(loader, config_name, search)
+    search = tuple(o.input_line for o in parsed if o.key_or_group == "hydra.searchpath")
+    groups = available(config_name, search)
     chosen = [o for o in parsed if o.key_or_group in groups]
     for override in parsed:
         if override.is_sweep_override() and not sweep:
@@ -68,22 +118,39 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
         _check_choice(override, options(groups, override.key_or_group))
     if sweep:
         chosen = [o for o in chosen if not o.is_sweep_override()]
-    cfg = hydra.compose(config_name, search + [o.input_line for o in chosen])
+    cfg = chosen_groups(config_name, (*search, *(o.input_line for o in chosen)))
     for override in parsed:
-        if override in chosen or override.is_add() or override.key_or_group.startswith("hydra."):
+        key = override.key_or_group
+        if override in chosen or key in groups or key.startswith("hydra.") or has_key(cfg, key):
             continue
-        if override.key_or_group not in groups and not has_key(cfg, override.key_or_group):
-            raise ValueError(unknown_setting(override, cfg, groups))
+        adds = override.is_add() or override.is_force_add()
+        if adds and (is_read(cfg, key) or any(f"${{{key}" in o.input_line for o in parsed)):
+            continue
+        raise ValueError(unknown_setting(override, cfg, groups, config_name))
 
 
-def available(loader: Any, config_name: str, search: list[str], parent: str = "") -> dict[str, list[str]]:
-    """Config group -> its choices."""
-    found = {}
-    for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, search):
+@functools.lru_cache(maxsize=8)
+def chosen_groups(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of the chosen groups, without single settings; to be read only."""
+    try:
+        return hydra.compose(config_name, list(overrides))
+    except ConfigCompositionException as error:
+        found = re.match(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
+        if found is None:
+            raise
+        text = next((o for o in overrides if o.partition("=")[0] == found[1]), found[1])
+        raise ValueError(f"{text}: nothing that is chosen here has {found[1]}=; another model= or data= may") from None
+
+
+@functools.lru_cache(maxsize=256)
+def available(config_name: str, search: tuple[str, ...], parent: str = "") -> dict[str, list[str]]:
+    """Config group -> its choices; to be read only. Hydra reads its search path anew for every group: slow."""
+    loader, found = GlobalHydra.instance().config_loader(), {}
+    for name in loader.get_group_options(parent, ObjectType.GROUP, config_name, list(search)):
         group = f"{parent}/{name}" if parent else name
         if group != "hydra":
-            found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, search)
-            found |= available(loader, config_name, search, group)
+            found[group] = loader.get_group_options(group, ObjectType.CONFIG, config_name, list(search))
+            found |= available(config_name, search, group)
     return found
 
 
@@ -95,6 +162,8 @@ def options(groups: dict[str, list[str]], group: str) -> list[str]:
 
 def _check_choice(override: Override, options: list[str]) -> None:
     value = override.value()
+    if value is None and not override.is_delete():
+        raise ValueError(f"{override.key_or_group}=null: choose one of {', '.join(sorted(options))}")
     values = [o for o in value.list] if override.is_choice_sweep() else [value]
     for value in values:
         if value is None or isinstance(value, list) or str(value) in options:
@@ -119,18 +188,33 @@ def has_key(cfg: DictConfig, key: str) -> bool:
     return True
 
 
-def unknown_setting(override: Override, cfg: DictConfig, groups: Sequence[str] = ()) -> str:
+def is_read(cfg: DictConfig, key: str) -> bool:
+    """Whether something would see a new key: a constructor, or what goes through all of a dict."""
+    node: Any = cfg
+    for part in key.split(".")[:-1]:
+        if not OmegaConf.is_dict(node) or part not in node.keys():
+            return False
+        node = node._get_node(part)
+        if part in OPEN or OmegaConf.is_dict(node) and "_target_" in node.keys():
+            return True
+    return False
+
+
+def unknown_setting(
+    override: Override, cfg: DictConfig, groups: dict[str, list[str]] | None = None, command: str = "train"
+) -> str:
     """One line that names the setting or group nearest to an unknown one."""
-    key = override.key_or_group
+    key, value, groups = override.key_or_group, as_typed(override).partition("=")[2], groups or {}
     names = [*groups, *_keys(OmegaConf.to_container(cfg))]
     same_end = [n for n in names if n.split(".")[-1] == key.split(".")[-1]]
-    near = same_end or difflib.get_close_matches(key, names, n=1)
+    near = same_end or difflib.get_close_matches(key, names, n=1, cutoff=0.75)
     if not near:  # the last word may be misspelt and its place left out
         ends = {n.split(".")[-1]: n for n in reversed(names)}
-        near = [ends[end] for end in difflib.get_close_matches(key.split(".")[-1], list(ends), n=1)]
-    value = override.input_line.split("=", 1)[-1] if "=" in override.input_line else ""
-    hint = f"Did you mean {' or '.join(f'{n}={value}' for n in near[:3])}?" if near else "See python train.py --help."
-    return f"unknown setting {key!r}. {hint}"
+        near = [ends[end] for end in difflib.get_close_matches(key.split(".")[-1], list(ends), n=1, cutoff=0.75)]
+    near = [n for n in near if n not in groups or value in options(groups, n)]  # model=3 is nobody's wish
+    hint = f"Did you mean {' or '.join(f'{n}={value}' for n in near[:3])}?" if near else HELP.format(command)
+    what = f"{as_typed(override)}: nothing reads {key!r}" if override.is_add() else f"unknown setting {key!r}"
+    return f"{what}. {hint}"
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from files import write_json
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
+from runtime.settings import writable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "card.json"
 
@@ -95,6 +96,10 @@ def main(argv: Sequence[str]) -> Path:
     options = dict(text.split("=", 1) for text in argv if "=" in text)
     if set(options) != {"ckpt", "out"} or len(argv) != 2:
         raise ValueError("write: python -m runtime.export ckpt=RUN out=zoo/NAME")
+    for name, value in options.items():
+        if not value.strip():
+            raise ValueError(f"{name}=: give a {'run' if name == 'ckpt' else 'folder'}")
+    writable(options["out"], "out")
     out = export(options["ckpt"], options["out"])
     print(f"{out}: {(out / WEIGHTS).stat().st_size / 1e6:.1f} MB; load it with ckpt={out.name}")
     return out

@@ -15,6 +15,7 @@ from runtime import run_dir
 from runtime.build import check_targets
 from runtime.checkpoint_io import checkpoints, read, step_of, verified
 from runtime.config import compose, has_key, parse, unknown_setting
+from runtime.settings import check_train
 
 # What does not change the weights that a run computes: how long, where, what is shown and kept on the way. A name ends
 # at a dot or covers all below it. Everything else is refused in a resumed run, unless it is forced.
@@ -64,6 +65,7 @@ def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | No
 def fresh(overrides: Sequence[str]) -> DictConfig:
     """A new run's configuration, with its directory chosen."""
     cfg = compose("train", overrides)
+    check_train(cfg)
     # Only process 0 writes; the others, which would read another time for a name, need no directory.
     path = run_dir.choose(cfg) if is_process_zero() else Path(cfg.run_dir or cfg.paths.runs)
     with open_dict(cfg):
@@ -82,10 +84,11 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
         cfg = OmegaConf.load(path / run_dir.SOURCE)
         OmegaConf.set_struct(cfg, True)
         check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
-        force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
+        force = any(forced(o) for o in overrides if o.key_or_group == "resume_force")
         for override in overrides:
             change(cfg, override, force)
         cfg.run_dir, cfg.resume_force = str(path), force
+        check_train(cfg)
         checkpoint = newest_checkpoint(path, force)
         if checkpoint is not None:
             given = {o.key_or_group for o in overrides}
@@ -94,6 +97,13 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
     except BaseException:
         run_dir.unlock(path)
         raise
+
+
+def forced(override: Override) -> bool:
+    """Whether `resume_force` is given. Raises ValueError for what is neither true nor false."""
+    if not isinstance(override.value(), bool):
+        raise ValueError(f"{override.input_line}: give true or false")
+    return override.value()
 
 
 def _take(path: Path) -> None:

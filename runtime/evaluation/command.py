@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +20,11 @@ from runtime.evaluation.compare import compare
 from runtime.evaluation.folders import evaluate_folder
 from runtime.evaluation.models import evaluate_checkpoint
 from runtime.evaluation.processes import processes
-from runtime.evaluation.sampling import OPTIONS, check_precision
-from runtime.evaluation.sweeps import setting
+from runtime.evaluation.sampling import setting
+from runtime.settings import check as check_settings
+from runtime.settings import known_data, readable, writable
 
 ASKED = ("ckpt", "images", "compare")
-# Settings that are lists, with an example.
-LISTS = {"splits": "iid,word", "other_data": "mnist", "importance_samples": "50,500", "compare": "OUT1,OUT2"}
 # Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
 ONLY_WITH = {
     "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep", "other_data", "importance_samples"),
@@ -39,10 +39,12 @@ def run(overrides: Sequence[str]) -> tuple[DictConfig, list[Result]]:
         ValueError, FileNotFoundError: a wrong option, checkpoint, folder or split, in one line.
     """
     cfg = compose("evaluate", overrides)
+    overrides = [shlex.quote(text) for text in overrides]  # as a shell takes them, for the results' "reproduce"
     check(cfg)
     out = default_out(cfg)
+    writable(out, "out")
     if cfg.compare is not None:
-        results = compare([str(place) for place in cfg.compare])
+        results = compare(list(cfg.compare))
         print(f"{write_report(out, results)}")
         return cfg, results
     evaluators = {name: instantiate(node) for name, node in cfg.evaluator.items() if node is not None}
@@ -60,7 +62,7 @@ def measured(
         found.append(evaluate_folder(cfg, overrides, out, evaluators, ranks))
     else:
         several = OmegaConf.is_list(cfg.ckpt)
-        ckpts = [str(ckpt) for ckpt in (cfg.ckpt if several else [cfg.ckpt])]
+        ckpts = list(cfg.ckpt) if several else [cfg.ckpt]
         for ckpt, name in zip(ckpts, names(ckpts, cfg.name)):
             place = out / name if several else out
             found.append(evaluate_checkpoint(cfg, overrides, ckpt, name, place, evaluators, ranks))
@@ -77,6 +79,7 @@ def measured(
 
 def check(cfg: DictConfig) -> None:
     """Refuses what is missing, contradictory or out of range before anything is loaded."""
+    check_settings("evaluate", cfg)
     asked = [name for name in ASKED if cfg[name] is not None]
     if len(asked) != 1:
         what = f"give one of {', '.join(f'{name}=' for name in asked)}" if asked else "what to evaluate?"
@@ -86,19 +89,13 @@ def check(cfg: DictConfig) -> None:
         wrong = [n for n in names_ if kind not in asked and _given(cfg[n])]
         if wrong:
             raise ValueError(f"{wrong[0]}= goes with {kind}=, and means nothing to {asked[0]}=")
-    for name, least in (("n", 1), ("batch_size", 1), ("train_images", 1)):
-        if not (name == "n" and cfg.n is None) and (not isinstance(cfg[name], int) or cfg[name] < least):
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {cfg[name]!r}")
-    check_precision(str(cfg.precision))
-    examples = {"guidance_scale": "1,2,4", "num_steps": "8,16,32", "sampler": "ddim,heun"}
-    lists = [(name, cfg[name], example) for name, example in LISTS.items()]
-    lists += [(f"sweep.{name}", cfg.sweep[name], examples[name]) for name in OPTIONS]
-    for name, values, example in lists:
-        if values is not None and not (OmegaConf.is_list(values) and len(values)):
-            raise ValueError(f"{name} must be a list, for instance {name}=[{example}], got {values!r}")
-    for option in OPTIONS:
-        for value in cfg.sweep[option] or ():
-            setting(cfg, option, value)
+    known_data(cfg.other_data)
+    for value in cfg.sweep.sampler or ():
+        setting(cfg, "sampler", value)
+    if cfg.prompts is not None:
+        readable(cfg.prompts, "prompts")
+    for ckpt in cfg.ckpt if OmegaConf.is_list(cfg.ckpt) else [cfg.ckpt] if cfg.ckpt is not None else []:
+        locate(ckpt)  # also the last of several is there, before the first is measured
 
 
 def _given(value: object) -> bool:
@@ -108,16 +105,16 @@ def _given(value: object) -> bool:
 
 def default_out(cfg: DictConfig) -> Path:
     """`evaluation/` in a run directory, `evaluation/<name>` here for one other thing, `evaluation` for several."""
-    if cfg.out:
+    if cfg.out is not None:
         return Path(cfg.out)
     if cfg.compare is not None or OmegaConf.is_list(cfg.ckpt):
         return Path("evaluation")
     if cfg.images is not None:
-        return Path("evaluation") / str(cfg.name or Path(cfg.images).resolve().name)
+        return Path("evaluation") / (cfg.name or Path(cfg.images).resolve().name)
     ckpt = Path(cfg.ckpt)
     if (ckpt / "checkpoints").is_dir():
         return ckpt / "evaluation"
-    return Path("evaluation") / str(cfg.name or ckpt.stem)
+    return Path("evaluation") / (cfg.name or ckpt.stem)
 
 
 def names(ckpts: Sequence[str], name: str | None) -> list[str]:
@@ -129,7 +126,7 @@ def names(ckpts: Sequence[str], name: str | None) -> list[str]:
         if len(ckpts) > 1:
             what = f"name={name} for {len(ckpts)} checkpoints"
             raise ValueError(f"{what}: leave it out, they are named after their folders")
-        return [str(name)]
+        return [name]
     found: list[str] = []
     for ckpt in ckpts:
         chosen = base = _name(ckpt)

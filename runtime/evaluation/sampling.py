@@ -17,8 +17,10 @@ from evaluators.measure import Ranks
 from evaluators.prompts import PromptSet, sample_seed
 from evaluators.samples import SampleStore, sec_per_image
 from runtime.build import instantiate
+from runtime.config import compose
 from runtime.evaluation.cost import count
 from runtime.fit import cpu_has_bf16
+from runtime.settings import check_options
 
 OPTIONS = ("guidance_scale", "num_steps", "sampler")
 
@@ -38,6 +40,7 @@ class Sampler:
     ) -> None:
         self.cfg, self.module, self.fixed, self.out = cfg, module, fixed, out
         self.device, self.ranks, self.warm = device, ranks, False
+        check_sampling(cfg, module)
 
     def draw(self, prompts: PromptSet, overrides: dict[str, Any] | None = None) -> SampleStore:
         """Samples this process's missing images, with the configured options and `overrides`."""
@@ -93,12 +96,6 @@ def precision(choice: str, config: DictConfig, device: str) -> str:
     return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"
 
 
-def check_precision(choice: str) -> None:
-    """Raises ValueError for what is no choice of precision."""
-    if choice not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision={choice}: choose auto, float32 or bf16")
-
-
 def seeds(seed: int, split: str, indices: Sequence[int]) -> list[int]:
     """One seed per image, independent of batch size, count and options."""
     return [sample_seed(seed, split, i) for i in indices]
@@ -120,6 +117,26 @@ def merged(options: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
         both = name != "sampler" and isinstance(value, dict) and isinstance(found.get(name), dict)
         found[name] = found[name] | value if both else value
     return found
+
+
+def check_sampling(cfg: DictConfig, module: Any) -> None:
+    """Raises ValueError for options, and options of a sweep, that the model does not take."""
+    check_options(module, sampling_options(cfg))
+    stages = list(getattr(module, "stages", {}))
+    if cfg.sweep.stage is not None and cfg.sweep.stage not in stages:
+        there = f"its stages are {', '.join(stages)}" if stages else "it has none"
+        raise ValueError(f"sweep.stage={cfg.sweep.stage}: the model has no such stage; {there}")
+    for option in OPTIONS:
+        for value in cfg.sweep[option] or ():
+            check_options(module, {option: setting(cfg, option, value)}, "sweep.")
+
+
+def setting(cfg: DictConfig, option: str, value: Any) -> Any:
+    """What sample() gets for one value of a sweep: a sampler's configuration, or a number for all stages or for one."""
+    if option == "sampler":
+        return OmegaConf.to_container(compose("evaluate", [f"sampler={value}"]).sampler, resolve=True)
+    number = float(value) if option == "guidance_scale" else value
+    return number if cfg.sweep.stage is None else {cfg.sweep.stage: number}
 
 
 def configured(node: Any, place: str = "") -> dict[str, Any]:

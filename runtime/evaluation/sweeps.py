@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from evaluators.base import Evaluator
 from evaluators.measure import measure
 from evaluators.results import SplitResult, Sweep
-from runtime.config import compose
-from runtime.evaluation.sampling import OPTIONS, Sampler, sampling_options, shown
+from runtime.evaluation.sampling import OPTIONS, Sampler, sampling_options, setting, shown
 
 
 def run_sweeps(
@@ -35,11 +34,3 @@ def run_sweeps(
                 sweep.add(value, measured, sampler.cost(split.prompts, store, overrides))
         sweeps.append(sweep)
     return sweeps
-
-
-def setting(cfg: DictConfig, option: str, value: Any) -> Any:
-    """What sample() gets for one value: a sampler's configuration, or a number for all stages or for one."""
-    if option == "sampler":
-        return OmegaConf.to_container(compose("evaluate", [f"sampler={value}"]).sampler, resolve=True)
-    number = int(value) if option == "num_steps" else float(value)
-    return number if cfg.sweep.stage is None else {cfg.sweep.stage: number}

@@ -1,0 +1,291 @@
+"""What the settings of the three commands may be: one schema each, checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from runtime.config import CONF
+from runtime.nodes import Count, Finite, Positive, Seed, Share, arguments, check_nodes, check_values, expected, shown, takes
+
+def only(condition: Callable[[Any], Any]) -> AfterValidator:
+    """Values that meet a condition."""
+
+    def check(value: Any) -> Any:
+        if not condition(value):
+            raise ValueError("no")
+        return value
+
+    return AfterValidator(check)
+
+
+def matching(pattern: str) -> AfterValidator:
+    """Text that fits a pattern from end to end."""
+    return only(lambda text: re.fullmatch(pattern, text, re.DOTALL))
+
+
+Text = Annotated[str, matching(r".*\S.*"), "text"]
+Place = Annotated[str, matching(r"[^\0]*[^\0\s][^\0]*"), "a path"]
+Prompt = Annotated[str, matching(r".*\S.*"), "a prompt (several stand in a file, one a line: prompts=FILE)"]
+Duration = Annotated[str, matching(r"(?=.*[1-9])\d+:\d\d?:\d\d?:\d\d?"), "days:hours:minutes:seconds, for instance 00:01:30:00"]
+Device = Annotated[str, matching(r"auto|cpu|mps|cuda(:\d+)?"), "auto, cpu, cuda or the number of a GPU such as cuda:1"]
+Devices = Annotated[int, only(lambda n: n > 0 or n == -1), "the number of devices, at least 1, or -1 for all"]
+Names = Annotated[list[Text], Field(min_length=1)]
+Node = Annotated[dict[str, Any], "{_target_: …}"]
+Nodes = Annotated[dict[str, Node | None], "{name: {_target_: …} or null}"]
+
+
+class Schema(BaseModel):
+    """Strict: 1.5 is no whole number, 1 is no text, yes is no truth value. Further keys belong to configuration groups."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Closed(BaseModel):
+    """Strict, and without further keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Sampling(Schema):
+    """What sample.py and evaluate.py share; null keeps what the checkpoint was made with."""
+
+    out: Place | None
+    seed: Seed
+    batch_size: Count
+    ema: bool
+    debug: bool
+    device: Device
+    guidance_scale: Finite | dict[Text, Finite] | None
+    num_steps: Count | dict[Text, Count] | None
+    sampler: Node | None = None
+
+
+class Sample(Sampling):
+    """sample.py"""
+
+    ckpt: Place
+    out: Place
+    prompt: Prompt | None
+    prompts: Place | None
+    label: Annotated[int, Field(ge=0), "a class number, for instance label=7"] | None
+    n: Count
+    sheet: Text | None
+    options: dict[str, Any]
+
+
+class Sweep(Closed):
+    """One option at a time over several values."""
+
+    guidance_scale: Annotated[list[Finite], Field(min_length=1), "a list of numbers, for instance [1,2,4]"] | None
+    num_steps: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [8,16,32]"] | None
+    sampler: Annotated[list[Text], Field(min_length=1), "a list of samplers, for instance [ddim,heun]"] | None
+    stage: Text | None
+
+
+class Evaluate(Sampling):
+    """evaluate.py"""
+
+    ckpt: Annotated[Place | Names, "a checkpoint, a run or a name in zoo/, or a list of them such as [runs/a,runs/b]"] | None
+    images: Place | None
+    compare: Annotated[Names, "a list of finished evaluations, for instance [OUT1,OUT2]"] | None
+    name: Text | None
+    n: Count | None
+    other_data: Annotated[Names, "a list of data, for instance [mnist]"] | None
+    importance_samples: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [50,500]"] | None
+    train_images: Count
+    wandb: bool
+    splits: Annotated[Names, "a list of splits, for instance [iid,word]"] | None
+    precision: Literal["auto", "float32", "bf16"]
+    sweep: Sweep
+    reference: Place | None
+    prompts: Place | None
+    allow_lossy: bool
+    max_broken: Share
+    evaluator: Nodes
+
+
+class Trainer(Closed):
+    """conf/trainer/"""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: Devices | Annotated[list[int], Field(min_length=1), "a list of their numbers"] | Literal["auto"]
+    strategy: Literal["auto", "ddp", "ddp_spawn", "ddp_find_unused_parameters_true"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] | None
+    deterministic: bool | Literal["warn"]
+    max_steps: Count | None
+    max_time: Duration | None
+    accumulate: Count
+    stop: Node
+
+
+class Train(Schema):
+    """train.py"""
+
+    seed: Seed
+    name: Annotated[str, matching(r"(?!\.{1,2}$)[^/\0]*[^/\0\s][^/\0]*"), "the name of a folder, without slashes"] | None
+    run_dir: Place | None
+    init: Place | None
+    resume: Place | None
+    resume_force: bool
+    debug: bool
+    trainer: Trainer
+    callbacks: Nodes | None
+    logger: Nodes | None
+    data: Node
+    model: Node
+    paths: dict[str, Place]
+
+
+SCHEMAS: dict[str, type[Schema]] = {"train": Train, "sample": Sample, "evaluate": Evaluate}
+NEEDED = {
+    "ckpt": "give ckpt=: a checkpoint file, a run directory such as runs/latest, or a name in zoo/",
+    "model": "choose a model, for instance model=imagen",
+    "data": "choose data, for instance data=scenes",
+}
+
+
+def check(command: str, cfg: DictConfig) -> dict[str, Any]:
+    """The settings of a command, resolved and plain, once every one of them is what it may be.
+
+    Raises: ValueError in one line, with the setting, its value as it was typed, and what is expected.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    schema = SCHEMAS[command]
+    for field in schema.model_fields:
+        if plain.get(field, "???") == "???" and field in NEEDED or field in ("model", "data") and plain.get(field) is None:
+            raise ValueError(NEEDED[field])
+    try:
+        schema.model_validate(plain)
+    except ValidationError as error:
+        raise ValueError(_said(schema, plain, error.errors()[0]["loc"])) from None
+    usable_device(plain.get("device", "auto"))
+    check_nodes({key: value for key, value in plain.items() if key not in ("hydra", "choices")})
+    return plain
+
+
+def _said(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
+    """The line on a wrong setting at `loc`, whose deeper parts name alternatives of a type and not settings."""
+    name, wanted, value = "", schema, plain
+    for part in loc:
+        if not (isinstance(wanted, type) and issubclass(wanted, BaseModel)):
+            break
+        name = f"{name}.{part}" if name else str(part)
+        if not isinstance(value, dict) or part not in value:
+            return f"{name} was removed: it is needed"
+        if part not in wanted.model_fields:
+            return f"unknown setting {name!r}: {takes(schema_name(name), str(part), wanted.model_fields)}"
+        value, wanted = value[part], typing.get_type_hints(wanted, include_extras=True)[str(part)]
+    if isinstance(value, dict) and len(loc) > 1 and loc[1] in value and loc[0] in ("callbacks", "logger", "evaluator"):
+        return f"{name}.{loc[1]}={shown(value[loc[1]])}: give {{_target_: …}} or null"
+    if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+        return f"{name}={shown(value)}: give a group of settings"
+    return f"{name}={shown(value)}: give {expected(wanted)}"
+
+
+def schema_name(name: str) -> str:
+    """`trainer` of `trainer.num_nodes`."""
+    return name.rpartition(".")[0] or "the command"
+
+
+def check_train(cfg: DictConfig) -> None:
+    """`check`, and what the settings of training must be together and on this machine."""
+    own = cfg.run_dir
+    cfg.run_dir = cfg.paths.runs if own is None else own  # what is inside it is text; the place is chosen later
+    try:
+        plain = check("train", cfg)
+    finally:
+        cfg.run_dir = own
+    trainer, model = plain["trainer"], plain["model"]
+    if "optimizer" in model and model["optimizer"] is None:
+        raise ValueError("model.optimizer=null: training needs an optimiser, for instance {_target_: torch.optim.Adam, _partial_: true, lr: 1e-3}")
+    usable_trainer(trainer["accelerator"], trainer["devices"])
+    writable(plain["run_dir"], "paths.runs" if own is None else "run_dir")
+    if plain["init"] is not None:
+        from runtime.checkpoint import locate
+
+        locate(plain["init"], "init")
+
+
+def usable_trainer(accelerator: str, devices: Any) -> None:
+    """Raises ValueError for hardware that this machine does not have."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise ValueError(f"trainer.accelerator={accelerator}: torch finds no GPU on this machine; use trainer=auto or trainer=cpu")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("trainer.accelerator=mps: torch finds no Apple GPU on this machine; use trainer=auto or trainer=cpu")
+    on_gpu = accelerator in ("gpu", "cuda") or accelerator == "auto" and gpus > 0
+    asked = max(devices) + 1 if isinstance(devices, list) else devices
+    if on_gpu and isinstance(asked, int) and asked > gpus:
+        raise ValueError(f"trainer.devices={shown(devices)}: this machine has {gpus}")
+    if not on_gpu and (isinstance(devices, list) or devices == -1):
+        raise ValueError(f"trainer.devices={shown(devices)}: on a CPU, give the number of processes, for instance trainer.devices=2")
+
+
+def usable_device(device: str) -> None:
+    """Raises ValueError for a device that this machine does not have."""
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= gpus:
+        raise ValueError(f"device={device}: torch finds {gpus or 'no'} GPU{'s' * (gpus != 1 and gpus > 0)} on this machine; use device=auto or device=cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device=mps: torch finds no Apple GPU on this machine; use device=auto or device=cpu")
+
+
+def writable(place: str | Path, name: str) -> None:
+    """Raises ValueError unless a folder is there or can be made. Nothing is made yet."""
+    path = Path(place)
+    there = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        what = "is a file" if there == path else f"cannot be made: {there} is a file"
+        raise ValueError(f"{name}={place}: {what}; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}={place}: no permission to write into {there}")
+
+
+def readable(place: str | Path, name: str) -> None:
+    """Raises FileNotFoundError or ValueError unless a text file is there and may be read."""
+    path = Path(place)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}={place}: no such file" if not path.exists() else f"{name}={place}: it is no file")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{name}={place}: no permission to read it")
+
+
+def check_options(module: Any, options: dict[str, Any], where: str = "") -> None:
+    """Raises ValueError for options that a model's sample() does not take, and for stages that it has not.
+
+    Args:
+        where: what stands before an option's name on the command line, for instance `options.`.
+    """
+    known, anything = arguments(type(module).sample)
+    known = {name: kind for name, kind in known.items() if name not in ("conditions", "seeds", "on_step")}
+    stages = list(getattr(module, "stages", {}))
+    for name, value in options.items():
+        if name not in known and not anything:
+            raise ValueError(f"{where}{name}={shown(value)}: {takes('this model', name, known)}")
+        wrong = [key for key in value if key not in stages] if isinstance(value, dict) and "_target_" not in value else []
+        if wrong:
+            there = f"its stages are {', '.join(stages)}" if stages else "it has no stages, give one number"
+            raise ValueError(f"{where}{name}={shown(value)}: the model has no stage {wrong[0]!r}; {there}")
+    check_values(known, {name: value for name, value in options.items() if name in known}, where)
+
+
+def known_data(names: list[str] | None) -> None:
+    """Raises ValueError for an `other_data` that conf/data does not have."""
+    there = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+    for name in names or ():
+        if name not in there:
+            raise ValueError(f"other_data={shown(list(names))}: there is no data {name!r}; there are {', '.join(there)}")
