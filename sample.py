@@ -18,6 +18,7 @@ from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
+from runtime.places import trusted
 
 GRID = 64  # images in grid.png
 
@@ -26,7 +27,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Samples as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
     cfg = compose("sample", overrides)
     check(cfg)
-    module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema)
+    module, _, info = load_module(str(cfg.ckpt), ema=cfg.ema, trust=trusted(cfg.trust))
     if cfg.sheet is not None:
         check_sheet(cfg.sheet, module)
     prompts = read_prompts(cfg, module)

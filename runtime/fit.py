@@ -19,6 +19,7 @@ from runtime.build import instantiate
 from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO
 from runtime.jsonl import JsonlLogger, last_values
+from runtime.places import trusted
 from runtime.resume import is_process_zero
 
 UNLIMITED_STEPS = 10**9
@@ -75,7 +76,7 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
     datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
-        start_from(module, cfg.init)
+        start_from(module, cfg.init, trusted(cfg.get("trust")))
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]

@@ -11,13 +11,16 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runtime import run_dir
-from runtime.build import check_targets
+from runtime.build import check_targets, plain
 from runtime.checkpoint_io import newest_good, read
 from runtime.config import compose, has_key, parse, unknown_setting
+from runtime.foreign import read_foreign_config, settle
+from runtime.places import check_places, remember, trusted
 
 # What may change between two sessions of a run without changing what the run computes.
-FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force")
+FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force", "trust")
 FIXED = ("trainer.accumulate",)
+BUILT = ("model", "data", "trainer", "callbacks", "logger")  # what a configuration builds objects of
 
 
 def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | None]:
@@ -42,25 +45,44 @@ def fresh(overrides: Sequence[str]) -> DictConfig:
         cfg.run_dir, cfg.name = str(path), path.name
         if cfg.get("logger") and cfg.logger.get("wandb"):
             cfg.logger.wandb.id = secrets.token_hex(4)
+    settle(cfg)
+    if is_process_zero():
+        remember(plain({key: cfg[key] for key in BUILT if key in cfg}) | {"ckpt": cfg.init}, path)
     return cfg
 
 
 def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, Any] | None]:
     """A run's own configuration with the permitted changes, and its newest good checkpoint."""
-    path = run_dir.find(run, Path(compose("train", []).paths.runs))
+    here = compose("train", []).paths
+    path = run_dir.find(run, Path(here.runs))
     if is_process_zero():
         run_dir.sweep(path)
-    cfg = OmegaConf.load(path / run_dir.SOURCE)
+    cfg = read_foreign_config(path / run_dir.SOURCE)
+    check_run(cfg, path)
     OmegaConf.set_struct(cfg, True)
-    check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
     force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
     for override in overrides:
         change(cfg, override, force)
-    cfg.run_dir, cfg.resume_force = str(path), force
+    cfg.run_dir, cfg.resume_force, cfg.paths.runs = str(path), force, here.runs
+    # After the changes, which what is built may refer to. What the user types here is the user's word.
+    trust = [*trusted(cfg.trust), *(str(o.value()) for o in overrides)]
+    check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
     newest = newest_good(path / "checkpoints")
     if newest is None:
+        check_places({"ckpt": cfg.init}, trust)
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
     return cfg, None if newest is None else read(newest) | {"path": str(newest)}
+
+
+def check_run(cfg: DictConfig, path: Path) -> None:
+    """Raises ValueError unless a run's configuration has the parts that every run has; adds those of newer versions."""
+    needed = ("model", "data", "trainer", "paths", "choices")
+    if lacking := next((key for key in needed if not OmegaConf.is_dict(cfg.get(key))), None):
+        raise ValueError(f"{path / run_dir.SOURCE} is damaged or no run's: it has no settings of {lacking}")
+    for key in ("callbacks", "logger", "init", "run_dir", "resume_force"):
+        if key not in cfg:
+            cfg[key] = None
+    cfg.trust = None  # the word of whoever types, never of the file
 
 
 def change(cfg: DictConfig, override: Override, force: bool) -> None:

@@ -22,6 +22,7 @@ from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.evaluation.models import commit, default_splits
 from runtime.evaluation.processes import device_name, device_of
+from runtime.places import trusted
 
 SPLIT = "images"
 UNKNOWN_COST = (
@@ -117,11 +118,11 @@ def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list
         what = f"prompts={cfg.prompts} beside reference={cfg.reference}"
         raise ValueError(f"{what}: the run's data has prompts of its own")
     try:
-        _, config, _ = load_module(cfg.reference)
+        _, config, _ = load_module(cfg.reference, trust=trusted(cfg.trust))
     except FileNotFoundError as error:
         text = str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")
         raise FileNotFoundError(text) from None
-    data = instantiate_untrusted(config.data)
+    data = instantiate_untrusted(config.data, trust=trusted(cfg.trust))
     data.setup("test")
     splits = list(cfg.splits or default_splits(data))[: None if cfg.splits else 1]
     if len(splits) > 1:

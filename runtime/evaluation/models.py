@@ -25,6 +25,7 @@ from runtime.config import REPO, compose
 from runtime.evaluation.processes import device_name, device_of
 from runtime.evaluation.sampling import Sampler, configured, precision, sampling_options, seeds, shown
 from runtime.evaluation.sweeps import run_sweeps
+from runtime.places import trusted
 
 SCENE_SPLITS = ("iid", "combo", "word")
 DEFAULT_N = 512
@@ -45,14 +46,14 @@ def evaluate_checkpoint(
     Raises:
         ValueError, FileNotFoundError: a wrong checkpoint, split or option, in one line.
     """
-    module, config, info = load_module(ckpt, ema=cfg.ema)
+    module, config, info = load_module(ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
     if (refusal := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
-    data = instantiate_untrusted(config.data)
+    data = instantiate_untrusted(config.data, trust=trusted(cfg.trust))
     data.setup("test")
     settings = configured(OmegaConf.to_container(config.model, resolve=True))
     fixed = {
