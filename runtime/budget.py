@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SLACK = 2**24  # numbers that any model may have beyond its weights, in tables and while they are set
-CALLS = 200_000
+CALLS = 20_000  # and of calls, beyond 50 for each weight
 
 
 class TooLarge(ValueError):
@@ -23,9 +23,9 @@ class Budget(TorchDispatchMode):
     Raises: TooLarge inside the block.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, calls: int = CALLS) -> None:
         super().__init__()
-        self.left, self.calls = most, CALLS
+        self.left, self.calls = most, calls
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -34,10 +34,10 @@ class Budget(TorchDispatchMode):
         if makes:
             self.left -= func(*args, **{**kwargs, "device": torch.device("meta"), "pin_memory": None}).numel()
         if self.left < 0 or self.calls < 0:
-            raise TooLarge("it would be larger than the weights in the file")
+            raise TooLarge("the model would be larger than the weights in the checkpoint")
         result = func(*args, **kwargs)
         if not makes and isinstance(result, torch.Tensor) and result.numel() > max(self.left, SLACK):
-            raise TooLarge("it would be larger than the weights in the file")
+            raise TooLarge("the model would be larger than the weights in the checkpoint")
         return result
 
 
@@ -47,4 +47,4 @@ def _takes_device(func: Any) -> bool:
 
 def budget_of(tensors: dict[str, torch.Tensor]) -> Budget:
     """The budget of a model whose weights these are: they, their copies while they are set, and some more."""
-    return Budget(8 * sum(value.numel() for value in tensors.values()) + SLACK)
+    return Budget(8 * sum(value.numel() for value in tensors.values()) + SLACK, 50 * len(tensors) + CALLS)

@@ -18,6 +18,7 @@ from typing import Any, ContextManager
 
 import hydra.utils
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from runtime.config import REPO
 from runtime.places import check_places
@@ -40,6 +41,7 @@ OUTSIDE: dict[str, tuple[str, ...] | None] = {
     **{f"torch.optim.{n}": None for n in "Adam AdamW SGD RMSprop NAdam RAdam Adamax Adagrad Adafactor".split()},
 }
 SAMPLERS, SAMPLER_ARGUMENTS = "diffusion.samplers", ["denoise", "schedule", "x_T"]
+MODULE, DATA = "pytorch_lightning.LightningModule", "datamodules.base.ImageDataModule"  # kinds, for those who call
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 MAGIC = {"_target_", "_partial_"}
 PARTIAL_ROOMS = ("networks.", "optimizers.", "torch.optim.", "runtime.checkpoint.", SAMPLERS + ".")
@@ -53,7 +55,7 @@ LARGEST = {
 # Argument -> what its text may be: names of folders are made of it, or a library looks it up.
 WORDS = {
     "id": re.compile(r"[\w.-]{1,128}", re.ASCII),
-    "strategy": re.compile(r"auto|ddp\w*", re.ASCII),
+    "strategy": re.compile(r"auto|fsdp|ddp\w*", re.ASCII),
     "accelerator": re.compile(r"[a-z]{1,16}", re.ASCII),
 }
 
@@ -66,7 +68,12 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
 
 def instantiate_untrusted(
-    node: Any, *, trust: Sequence[str] = (), budget: ContextManager[Any] | None = None, where: str = "the configuration"
+    node: Any,
+    *,
+    trust: Sequence[str] = (),
+    budget: ContextManager[Any] | None = None,
+    where: str = "the configuration",
+    kind: str | None = None,
 ) -> Any:
     """`instantiate` for a node that travelled.
 
@@ -74,10 +81,10 @@ def instantiate_untrusted(
         trust: places and text encoders that the user has named on the command line.
         budget: of memory, while it is built.
         where: names the file in messages.
+        kind: dotted name of the class that it must be one of.
     Raises: ValueError in one line for what the gate refuses, and for what cannot be built.
     """
-    node = plain(node)
-    check_targets(node, trust=trust)
+    node = checked(node, trust=trust, kind=kind)
     try:
         with budget or nullcontext():
             return instantiate(node)
@@ -90,16 +97,36 @@ def instantiate_untrusted(
         raise ValueError(text if known else f"{where} describes what cannot be built: {type(root).__name__}: {text}")  # no cause: this line is the answer
 
 
-def check_targets(node: Any, where: str = "", *, trust: Sequence[str] = (), run: Path | None = None) -> None:
+def check_targets(
+    node: Any, where: str = "", *, trust: Sequence[str] = (), run: Path | None = None, kind: str | None = None
+) -> None:
     """Raises ValueError, in one line, unless everything in a node may be built on behalf of a stranger.
 
     Args:
         where: name of the node, for messages.
         trust, run: as of `places.check_places`.
+        kind: as of `instantiate_untrusted`.
     """
-    node = plain(node)
+    checked(node, where, trust=trust, run=run, kind=kind)
+
+
+def checked(
+    node: Any, where: str = "", *, trust: Sequence[str] = (), run: Path | None = None, kind: str | None = None
+) -> Any:
+    """The node as plain values, after `check_targets`."""
+    try:
+        node = plain(node)
+    except (OmegaConfBaseException, RecursionError) as error:
+        why = " ".join(str(error).split("full_key:")[0].split())[:300]
+        raise ValueError(f"the configuration refers to what is not there: {why}") from None
     _check(node, where, "")
     check_places(node, trust, run)
+    if kind is not None:
+        found = allowed(node.get("_target_")) if isinstance(node, dict) else None
+        if not inspect.isclass(found) or not issubclass(found, _named(kind)):
+            what = getattr(found, "__name__", str(node)[:60])
+            raise ValueError(f"the configuration has {what} where a {kind.rsplit('.')[-1]} belongs: refused")
+    return node
 
 
 def plain(node: Any) -> Any:
@@ -142,7 +169,7 @@ def _check_call(node: dict[Any, Any], where: str) -> None:
     if partial and not name.startswith(PARTIAL_ROOMS) or not partial and not inspect.isclass(found):
         what = "in part" if partial else "at once"
         raise ValueError(f"the configuration wants to call {name} {what} at {where}: refused")
-    arguments = OUTSIDE.get(name)
+    arguments = _own_arguments(found) if name.startswith(SAMPLERS) else OUTSIDE.get(name)
     if arguments is not None and (other := next((k for k in node if k not in (*arguments, *MAGIC)), None)):
         raise ValueError(f"the configuration gives {name} the argument {str(other)[:60]!r} at {where}: refused")
 
@@ -192,6 +219,12 @@ def _is_defined_below(found: type, module: str) -> bool:
     home = found.__module__
     package = getattr(sys.modules.get(module), "__path__", None) is not None
     return found.__qualname__.isidentifier() and (home == module or package and home.startswith(f"{module}."))
+
+
+def _own_arguments(sampler: Any) -> list[str]:
+    """What a configuration may give a sampler: the rest comes from who draws."""
+    given = (*SAMPLER_ARGUMENTS, "num_steps", "generator", "on_step", "grid")
+    return [name for name in inspect.signature(sampler).parameters if name not in given]
 
 
 def _is_sampler(function: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from runtime.budget import budget_of
-from runtime.build import instantiate_untrusted
+from runtime.build import MODULE, instantiate_untrusted
 from runtime.checkpoint_io import newest_good, read, sha256
 from runtime.config import REPO
 from runtime.foreign import foreign_config
@@ -48,9 +48,7 @@ def load_module(
     if not isinstance(config.get("model"), DictConfig):
         raise ValueError(f"{path} is a checkpoint of something else: its configuration describes no model")
     budget = budget_of(checkpoint["state_dict"])
-    module = instantiate_untrusted(config.model, trust=trust, budget=budget, where=str(path))
-    if not isinstance(module, torch.nn.Module) or not hasattr(module, "on_load_checkpoint"):
-        raise ValueError(f"{path}: its configuration describes a {type(module).__name__}, which is no model: refused")
+    module = instantiate_untrusted(config.model, trust=trust, budget=budget, where=str(path), kind=MODULE)
     weights = {name.replace("_orig_mod.", ""): value for name, value in checkpoint["state_dict"].items()}
     averaged = ema and "ema" in checkpoint
     if averaged:
@@ -94,6 +92,7 @@ def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
             isinstance(t, dict) and all(isinstance(x, str) for pair in t.items() for x in pair) for t in texts
         )
         and (encoder is None or set(encoder) == {"id", "revision"}),
+        "data": isinstance(checkpoint.get("data", {}), dict),
         "train_sec": checkpoint.get("train_sec") is None or number(checkpoint["train_sec"]),
         "weights": isinstance(checkpoint.get("weights", ""), str),
     }

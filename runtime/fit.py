@@ -6,6 +6,7 @@ import logging
 import platform
 import signal
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
 from runtime import run_dir
+from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO
@@ -74,7 +76,9 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
         say(f"the run is finished at step {done['optimizer_steps']}: give a larger trainer.max_steps to go on")
         return last_values(path)
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
-    datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
+    datamodule = instantiate(cfg.data)
+    with budget_of(checkpoint["state_dict"]) if checkpoint else nullcontext():
+        module = instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
         start_from(module, cfg.init, trusted(cfg.get("trust")))
     datamodule.num_batches = total * cfg.trainer.accumulate

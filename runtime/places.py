@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ MOST_REMEMBERED = 2000
 def claims(node: Any, target: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:
     """(kind, argument, value) of every file, folder or pretrained model that a plain configuration names.
 
-    kind is "place" or "source".
+    kind is "source" for models, "below" for what callbacks write, which lies below the run directory, else "place".
     """
     if isinstance(node, dict):
         target = str(node.get("_target_", target))
@@ -46,7 +48,7 @@ def claims(node: Any, target: str = "", key: str = "") -> Iterator[tuple[str, st
         if key in SOURCE_WORDS | own | {"allow_download"}:
             yield "source", key, str(node)
         elif PLACE_WORDS & set(key.lower().split("_")):
-            yield "place", key, node
+            yield "below" if target.startswith("callbacks.") else "place", key, node
 
 
 def check_places(node: Any, trust: Sequence[str] = (), run: Path | None = None) -> None:
@@ -65,11 +67,32 @@ def check_places(node: Any, trust: Sequence[str] = (), run: Path | None = None) 
         if (key, _canonical(kind, value)) in remembered:
             continue
         shown = value if len(value) <= 200 else value[:197] + "..."
-        what = "a place outside this repository" if kind == "place" else "none of the models that conf/ names"
+        what = "a place outside this repository" if kind != "source" else "none of the models that conf/ names"
         if key == "dir":  # written to: no word of the user is asked for
             raise ValueError(f"the configuration wants to write to {key}={shown!r}, {what} and the run directory: refused")
         word = "allow_download" if key == "allow_download" else shown
         raise ValueError(f"the configuration names {key}={shown}, {what}: refused; if you trust it, add \"trust='{word}'\"")
+
+
+def check_folder(folder: Path, trust: Sequence[str] = (), *, itself: bool = False) -> None:
+    """Raises ValueError for a link or a pipe in a folder that is going to be written to: it could lead anywhere.
+
+    Args:
+        itself: whether the folder too came from somebody else, or is the user's own choice.
+    """
+    top = [("", [str(folder)] if itself and folder.is_symlink() else [], [])]
+    for at, folders, files in chain(top, os.walk(folder)):
+        if Path(at).name == "wandb":  # W&B links its sessions' logs to a folder of its own, and never opens them again
+            folders[:], files = [], [*folders, *files]
+        for name in (*folders, *files):
+            path = Path(at, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or _is_trusted("place", str(path), trust):
+                continue
+            if stat.S_ISLNK(mode) and _inside(_real(str(path)), _real(str(folder))):
+                continue
+            what = f"a link to {os.path.realpath(path)}" if stat.S_ISLNK(mode) else "no regular file"
+            raise ValueError(f"{path} is {what}: refused; if it is yours, add \"trust='{path}'\"")
 
 
 def remember(node: Any, run: Path | None = None) -> None:
@@ -112,7 +135,7 @@ def _is_ours(kind: str, key: str, value: str, run: Path | None) -> bool:
     path = _real(value)
     repo = _real(str(config.REPO))
     if run is not None and _inside(path, _real(str(run))):
-        return True
+        return kind != "below" or path != _real(str(run))
     if key == "dir":
         return False
     if key == "ckpt":  # a name in zoo/ or runs/, or a file of theirs: read with the same care
@@ -124,7 +147,7 @@ def _is_ours(kind: str, key: str, value: str, run: Path | None) -> bool:
 def _is_trusted(kind: str, value: str, trust: Sequence[str]) -> bool:
     if value in trust or kind == "source" and value == "True" and "allow_download" in trust:
         return True
-    return kind == "place" and any(_real(value) == _real(word) for word in trust)
+    return kind != "source" and any(_real(value) == _real(word) for word in trust)
 
 
 @functools.cache
@@ -140,7 +163,7 @@ def known_sources(conf: str) -> dict[str, frozenset[str]]:
 
 
 def _canonical(kind: str, value: str) -> str:
-    return str(_real(value)) if kind == "place" else value
+    return value if kind == "source" else str(_real(value))
 
 
 def _real(value: str) -> Path:

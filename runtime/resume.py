@@ -11,11 +11,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runtime import run_dir
-from runtime.build import check_targets, plain
+from runtime.build import DATA, MODULE, check_targets, plain
+from runtime.checkpoint import check_contents
 from runtime.checkpoint_io import newest_good, read
 from runtime.config import compose, has_key, parse, unknown_setting
 from runtime.foreign import read_foreign_config, settle
-from runtime.places import check_places, remember, trusted
+from runtime.places import check_folder, check_places, remember, trusted
 
 # What may change between two sessions of a run without changing what the run computes.
 FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force", "trust")
@@ -55,8 +56,6 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
     """A run's own configuration with the permitted changes, and its newest good checkpoint."""
     here = compose("train", []).paths
     path = run_dir.find(run, Path(here.runs))
-    if is_process_zero():
-        run_dir.sweep(path)
     cfg = read_foreign_config(path / run_dir.SOURCE)
     check_run(cfg, path)
     OmegaConf.set_struct(cfg, True)
@@ -67,11 +66,19 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
     # After the changes, which what is built may refer to. What the user types here is the user's word.
     trust = [*trusted(cfg.trust), *(str(o.value()) for o in overrides)]
     check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
+    check_targets(cfg.model, "model", trust=trust, kind=MODULE)
+    check_targets(cfg.data, "data", trust=trust, kind=DATA)
+    check_folder(path, trust)
+    if is_process_zero():
+        run_dir.sweep(path)
     newest = newest_good(path / "checkpoints")
     if newest is None:
         check_places({"ckpt": cfg.init}, trust)
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
-    return cfg, None if newest is None else read(newest) | {"path": str(newest)}
+        return cfg, None
+    checkpoint = read(newest)
+    check_contents(checkpoint, newest)
+    return cfg, checkpoint | {"path": str(newest)}
 
 
 def check_run(cfg: DictConfig, path: Path) -> None:

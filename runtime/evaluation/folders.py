@@ -18,7 +18,7 @@ from evaluators.prompts import PromptSet, load_prompts
 from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import SHOWN, save_shown
-from runtime.build import instantiate_untrusted
+from runtime.build import DATA, instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.evaluation.models import commit, default_splits
 from runtime.evaluation.processes import device_name, device_of
@@ -122,7 +122,7 @@ def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list
     except FileNotFoundError as error:
         text = str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")
         raise FileNotFoundError(text) from None
-    data = instantiate_untrusted(config.data, trust=trusted(cfg.trust))
+    data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     splits = list(cfg.splits or default_splits(data))[: None if cfg.splits else 1]
     if len(splits) > 1:

@@ -19,13 +19,13 @@ from evaluators.prompts import PromptSet, load_prompts
 from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import sec_per_image
-from runtime.build import instantiate, instantiate_untrusted
+from runtime.build import DATA, instantiate, instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.config import REPO, compose
 from runtime.evaluation.processes import device_name, device_of
 from runtime.evaluation.sampling import Sampler, configured, precision, sampling_options, seeds, shown
 from runtime.evaluation.sweeps import run_sweeps
-from runtime.places import trusted
+from runtime.places import check_folder, trusted
 
 SCENE_SPLITS = ("iid", "combo", "word")
 DEFAULT_N = 512
@@ -53,7 +53,7 @@ def evaluate_checkpoint(
     module = module.eval().to(device)
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
-    data = instantiate_untrusted(config.data, trust=trusted(cfg.trust))
+    data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     settings = configured(OmegaConf.to_container(config.model, resolve=True))
     fixed = {
@@ -64,6 +64,7 @@ def evaluate_checkpoint(
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
     }
+    check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run
     sampler = Sampler(cfg, module, fixed, out, device, ranks)
     needs = frozenset().union(*(e.needs for e in evaluators.values()))
     splits: dict[str, SplitResult] = {}
