@@ -25,8 +25,8 @@ PLACE_WORDS = frozenset(
 )
 # Pretrained models that are fetched by name: what conf/ names itself is known.
 SOURCE_WORDS = frozenset({"model_id", "pretrained"})
-SOURCES = {"networks.text.open_clip.OpenCLIPText": {"name"}}  # further arguments of one class, or of a whole room
-EXTRACTORS = ("evaluators.extractors.", "evaluators.clip.")
+# Further arguments of a class, by its own name: a package may hand it on under a shorter one.
+SOURCES = {"OpenCLIPText": {"name"}, "OpenCLIP": {"model"}, "CLIP": {"model"}, "DINOv2": {"model"}}
 KNOWN_SOURCES = ("text_encoder", "extractor")  # groups of conf/
 MOST_REMEMBERED = 2000
 
@@ -44,7 +44,7 @@ def claims(node: Any, target: str = "", key: str = "") -> Iterator[tuple[str, st
         for value in node:
             yield from claims(value, target, key)
     elif isinstance(node, str) or key == "allow_download" and node is True:
-        own = SOURCES.get(target, set()) | ({"model"} if target.startswith(EXTRACTORS) else set())
+        own = SOURCES.get(target.rpartition(".")[2], set())
         if key in SOURCE_WORDS | own | {"allow_download"}:
             yield "source", key, str(node)
         elif PLACE_WORDS & set(key.lower().split("_")):
@@ -89,7 +89,7 @@ def check_folder(folder: Path, trust: Sequence[str] = (), *, itself: bool = Fals
             mode = os.lstat(path).st_mode
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or _is_trusted("place", str(path), trust):
                 continue
-            if stat.S_ISLNK(mode) and _inside(_real(str(path)), _real(str(folder))):
+            if stat.S_ISLNK(mode) and _inside(_real(str(path)), _real(str(folder if at else folder.parent))):
                 continue
             what = f"a link to {os.path.realpath(path)}" if stat.S_ISLNK(mode) else "no regular file"
             raise ValueError(f"{path} is {what}: refused; if it is yours, add \"trust='{path}'\"")
