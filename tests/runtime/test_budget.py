@@ -27,7 +27,7 @@ from runtime.budget import Budget, TooLarge, budget_of
 )
 def test_what_is_too_large_is_refused_before_the_memory_is_taken(make, monkeypatch) -> None:
     monkeypatch.setattr("runtime.budget.SLACK", 10**4)
-    with pytest.raises(TooLarge, match="larger than the weights"), Budget(10**6):
+    with pytest.raises(TooLarge, match="larger than the weights"), Budget(10**6, calls=1000):
         make()
 
 

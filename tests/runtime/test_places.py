@@ -146,10 +146,10 @@ def test_links_that_stay_inside_and_those_of_wandb_pass(canary: Canary) -> None:
     with pytest.raises(ValueError, match="refused"):
         check_folder(run)
     check_folder(run, trust=[str(run / "wandb" / "settings")])
-    (canary.home / "elsewhere").symlink_to(canary.home / "networks")
-    check_folder(canary.home / "elsewhere")
+    (run / "evaluation").symlink_to(canary.home / "networks")
+    check_folder(run / "evaluation")
     with pytest.raises(ValueError, match="is a link"):
-        check_folder(canary.home / "elsewhere", itself=True)
+        check_folder(run / "evaluation", itself=True)
     check_folder(canary.home / "nothing", itself=True)
 
 
