@@ -93,8 +93,9 @@ def instantiate_untrusted(
         while root.__cause__ is not None:
             root = root.__cause__
         text = " ".join(str(root).split())[:400]
-        known = isinstance(root, (ValueError, FileNotFoundError)) and type(root).__name__ != "TooLarge"
-        raise ValueError(text if known else f"{where} describes what cannot be built: {type(root).__name__}: {text}")  # no cause: this line is the answer
+        known = isinstance(root, (ValueError, FileNotFoundError))
+        text = text if known else f"{type(root).__name__}: {text}"
+        raise ValueError(f"{where} describes what cannot be built: {text}")  # no cause: this line is the answer
 
 
 def check_targets(
