@@ -86,7 +86,10 @@ def check_folder(folder: Path, trust: Sequence[str] = (), *, itself: bool = Fals
             folders[:], files = [], [*folders, *files]
         for name in (*folders, *files):
             path = Path(at, name)
-            mode = os.lstat(path).st_mode
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:  # another process of the run has just renamed it
+                continue
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or _is_trusted("place", str(path), trust):
                 continue
             if stat.S_ISLNK(mode) and _inside(_real(str(path)), _real(str(folder if at else folder.parent))):

@@ -33,7 +33,7 @@ def newest(run: Path) -> Path:
 
 def test_a_run_leaves_what_the_contract_names(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
-    assert names == {"config.yaml", "resume.yaml", "checkpoints", "samples", "metrics.jsonl", "timing.jsonl"}
+    assert names == {"config.yaml", "resume.yaml", "lock", "checkpoints", "samples", "metrics.jsonl", "timing.jsonl"}
     assert [p.name for p in sorted((trained / "checkpoints").iterdir())] == ["step=00000003.ckpt", "step=00000006.ckpt"]
     assert OmegaConf.load(trained / "config.yaml").model.lr_schedule.total_steps == 6
 
@@ -154,7 +154,7 @@ HOSTILE: dict[str, tuple[str, Any]] = {
     "counters that are a list": ("counters", [1, 2, 3]),
     "a counter below zero": ("counters.images_seen", -1),
     "a counter that is text": ("counters.images_seen", "many"),
-    "more counters": ("counters.path", "/etc/passwd"),
+    "more counters": ("counters.path", "/nowhere/etc/passwd"),
     "fewer counters": ("counters.images_seen", None),
     "averages that are a list": ("ema", [1]),
     "averages without weights": ("ema.params", None),

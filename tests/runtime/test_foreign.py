@@ -52,7 +52,7 @@ HOSTILE_VALUES: dict[str, Any] = {
     "the folder above": {"a": "${repo:../secret}"},
     "the folder above, later": {"a": "${repo:a/../../secret}"},
     "the root": {"a": "${repo:/etc}"},
-    "a reference in a place": {"a": "${repo:${b}}", "b": "/etc"},
+    "a reference in a place": {"a": "${repo:${b}}", "b": "/nowhere/etc"},
     "itself": {"a": "${a}"},
     "itself in a list": {"a": ["${a}"]},
     "its own table": {"a": {"b": "${a}"}},

