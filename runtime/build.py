@@ -47,10 +47,10 @@ MAGIC = {"_target_", "_partial_"}
 PARTIAL_ROOMS = ("networks.", "optimizers.", "torch.optim.", "runtime.checkpoint.", SAMPLERS + ".")
 # Argument -> the largest number it may have: more would only fill the memory, or never end.
 LARGEST = {
-    "dim": 2**16, "image_size": 2**13, "channels": 2**12, "batch_size": 2**20, "num_workers": 2**8, "num_steps": 10**5,
+    "dim": 2**16, "image_size": 2**13, "channels": 2**12, "batch_size": 2**20, "num_workers": 128, "num_steps": 10**5,
     "max_length": 2**16, "num_train_steps": 10**6, "n": 10**6, "importance_samples": 10**5, "train_images": 10**7,
     "eval_importance_samples": 10**5, "keep": 10**6, "num_frequencies": 2**16, "num_test_images": 10**7,
-    "num_val_images": 10**7, "num_val": 10**7, "input_size": 2**13, "devices": 2**12,
+    "num_val_images": 10**7, "num_val": 10**7, "input_size": 2**13, "devices": 64,
 }  # fmt: skip
 # Argument -> what its text may be: names of folders are made of it, or a library looks it up.
 WORDS = {

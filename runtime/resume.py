@@ -83,8 +83,7 @@ def fresh(overrides: Sequence[str]) -> DictConfig:
 
 def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, Any] | None]:
     """A run's own configuration with the permitted changes, and its newest good checkpoint."""
-    here = compose("train", []).paths
-    path = run_dir.find(run, Path(here.runs))
+    path = run_dir.find(run, Path(compose("train", []).paths.runs))
     trust = [word for o in overrides for word in trusted(o.value())]  # what the user types here is the user's word
     cfg = read_foreign_config(path / run_dir.SOURCE)
     check_run(cfg, path)
@@ -96,7 +95,8 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
         force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
         for override in overrides:
             change(cfg, override, force)
-        cfg.run_dir, cfg.resume_force, cfg.paths.runs = str(path), force, here.runs
+        cfg.run_dir, cfg.resume_force = str(path), force
+        cfg.paths.runs = "${repo:runs}"  # where runs/latest is, is not for the file to say
         # After the changes, which what is built may refer to.
         check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
         check_targets(cfg.model, "model", trust=trust, kind=MODULE)
