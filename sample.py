@@ -21,6 +21,7 @@ from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
 from runtime.nodes import builds
+from runtime.places import trusted
 from runtime.settings import check_options
 
 GRID = 64  # images in grid.png
@@ -31,7 +32,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Samples as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
     cfg = compose("sample", overrides)
     check(cfg)
-    module, _, info = load_module(cfg.ckpt, ema=cfg.ema)
+    module, _, info = load_module(cfg.ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
     check_options(module, own_options(cfg))
     check_options(module, OmegaConf.to_container(cfg.options, resolve=True), "options.")
     if cfg.sheet is not None:

@@ -79,7 +79,9 @@ def text_tower(model: str, path: str, quick_gelu: bool) -> tuple[Any, nn.Module]
     logging.root.setLevel(logging.ERROR)
     try:
         with without_hub():
-            whole = open_clip.create_model(model, pretrained=path, precision="fp32", force_quick_gelu=quick_gelu)
+            whole = open_clip.create_model(
+                model, pretrained=path, precision="fp32", weights_only=True, force_quick_gelu=quick_gelu
+            )
             tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # a damaged file can raise nearly anything
         reason = first_line(error)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runtime.build import instantiate_untrusted
+from runtime.budget import budget_of
+from runtime.build import MODULE, instantiate_untrusted
 from runtime.checkpoint_io import newest_good, read, sha256
 from runtime.config import REPO
+from runtime.foreign import foreign_config
 from runtime.run_dir import listing
 
+COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
 
-def load_module(ckpt: str | Path, *, ema: bool = True, setting: str = "ckpt") -> tuple[Any, DictConfig, dict[str, Any]]:
+def load_module(
+    ckpt: str | Path, *, ema: bool = True, setting: str = "ckpt", trust: Sequence[str] = ()
+) -> tuple[Any, DictConfig, dict[str, Any]]:
     """Rebuilds a module from a checkpoint file, a run directory (its newest good checkpoint) or a name in zoo/.
+
+    The file may come from anybody: see docs/conventions.md, "Files from others".
 
     Args:
         ema: averaged weights instead of the raw ones, where the checkpoint has them.
         setting: what the user calls it, for messages.
+        trust: text encoders that the user has named on the command line; the file may then name them too.
     Returns: the module in evaluation mode on the CPU; the run's configuration, resolved here; and what is known of the
         weights: path, sha256, step, images_seen, train_sec, weights ("ema" or "raw"), versions, seed.
     Raises: FileNotFoundError if there is nothing of that name; ValueError for a damaged or hostile checkpoint.
@@ -34,14 +43,18 @@ def load_module(ckpt: str | Path, *, ema: bool = True, setting: str = "ckpt") ->
         checkpoint = read(path)
     if "config_source" not in checkpoint:
         raise ValueError(f"{path} is a checkpoint of something else: it holds no configuration of ours")
-    config = OmegaConf.create(checkpoint["config_source"])
-    module = instantiate_untrusted(config.model)
+    check_contents(checkpoint, path)
+    config = foreign_config(checkpoint["config_source"], path)
+    if not isinstance(config.get("model"), DictConfig):
+        raise ValueError(f"{path} is a checkpoint of something else: its configuration describes no model")
+    budget = budget_of(checkpoint["state_dict"])
+    module = instantiate_untrusted(config.model, trust=trust, budget=budget, where=str(path), kind=MODULE)
     weights = {name.replace("_orig_mod.", ""): value for name, value in checkpoint["state_dict"].items()}
     averaged = ema and "ema" in checkpoint
     if averaged:
         weights |= checkpoint["ema"]["params"]
     own = module.state_dict()
-    weights = {n: v.to(own[n].dtype) if n in own and torch.is_tensor(v) else v for n, v in weights.items()}
+    weights = {n: v.to(own[n].dtype) if n in own else v for n, v in weights.items()}
     module.on_load_checkpoint(checkpoint)
     _load(module, weights, path)
     info = {
@@ -57,14 +70,44 @@ def load_module(ckpt: str | Path, *, ema: bool = True, setting: str = "ckpt") ->
     return module.eval(), config, info
 
 
-def start_from(module: torch.nn.Module, ckpt: str | Path) -> None:
+def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises ValueError, in one line, unless a checkpoint has the parts that are read here in the form that they have."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def tensors(value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+
+    counters, ema = checkpoint.get("counters"), checkpoint.get("ema", {"params": {}, "num_updates": 0})
+    encoder, versions = checkpoint.get("text_encoder"), checkpoint.get("versions")
+    texts = [value for value in (encoder, versions) if value is not None]
+    forms = {
+        "state_dict": tensors(checkpoint.get("state_dict")),
+        "ema": isinstance(ema, dict) and tensors(ema.get("params")) and number(ema.get("num_updates", 0)),
+        "counters": isinstance(counters, dict)
+        and set(counters) == set(COUNTERS)
+        and all(isinstance(n, int) and 0 <= n < 2**63 for n in counters.values()),
+        "text_encoder or versions": all(
+            isinstance(t, dict) and all(isinstance(x, str) for pair in t.items() for x in pair) for t in texts
+        )
+        and (encoder is None or set(encoder) == {"id", "revision"}),
+        "data": isinstance(checkpoint.get("data", {}), dict),
+        "train_sec": checkpoint.get("train_sec") is None or number(checkpoint["train_sec"]),
+        "weights": isinstance(checkpoint.get("weights", ""), str),
+    }
+    if wrong := next((name for name, fits in forms.items() if not fits), None):
+        raise ValueError(f"{path} is damaged or a checkpoint of something else: its {wrong} cannot be read")
+
+
+def start_from(module: torch.nn.Module, ckpt: str | Path, trust: Sequence[str] = ()) -> None:
     """Gives a new module the averaged weights of another run, wherever names and shapes agree.
 
     So a cascade can be trained stage by stage: each run trains one stage and starts from the run before it.
 
     Raises: FileNotFoundError if there is nothing of that name; ValueError if no weight fits, or text encoders differ.
     """
-    other, _, info = load_module(ckpt, setting="init")
+    other, _, info = load_module(ckpt, setting="init", trust=trust)
     if hasattr(module, "check_identity"):
         identity: dict[str, Any] = {}
         other.on_save_checkpoint(identity)
@@ -77,7 +120,11 @@ def start_from(module: torch.nn.Module, ckpt: str | Path) -> None:
     print(f"started from {info['path']}: {len(fitting)} of {len(own)} weights", flush=True)
 
 
-def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    for name, own in module.state_dict().items():
+        if name in weights and weights[name].shape != own.shape:
+            theirs, ours = tuple(weights[name].shape), tuple(own.shape)
+            raise ValueError(f"{path} does not fit the code of today: its {name!r} is {theirs}, the model's is {ours}")
     missing, unexpected = module.load_state_dict(weights, strict=False)
     if missing or unexpected:
         what = f"lacks {missing[0]!r}" if missing else f"has {unexpected[0]!r}, which the model does not know"

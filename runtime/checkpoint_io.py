@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from files import disk_is_full, free_bytes, replacing, why_not_written
+from runtime.checkpoint_scan import check_archive, plain, shortened
 
 FINITE = ("state_dict", "ema", "optimizer_states")  # parts of a checkpoint that must not hold NaN or infinity
 NAME = re.compile(r"step=(\d+)\.ckpt")
@@ -177,18 +177,20 @@ def verified(path: Path) -> bool:
 def is_good(path: Path) -> bool:
     """Whether the file is whole and torch can read its structure; no weight is copied to find out."""
     try:
+        if not checksums_fit(path):  # first: torch would build whatever size a stranger's file names
+            return False
         torch.load(path, map_location="meta", weights_only=True)
-        return checksums_fit(path)
+        return True
     except Exception:  # damage shows as one of many errors
         return False
 
 
 def checksums_fit(path: Path) -> bool:
-    """Whether every record of the archive has its checksum: torch.load itself does not look."""
+    """Whether the file is an archive of plain values and every record has its checksum: torch itself does not look."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # damage shows as one of many errors
+        check_archive(path)
+        return True
+    except ValueError:
         return False
 
 
@@ -202,13 +204,19 @@ def newest_good(folder: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, on the CPU. Raises ValueError for a damaged file or one that is not a checkpoint."""
-    if not checksums_fit(path):
-        raise ValueError(f"{path} is damaged or not a checkpoint (its checksums do not fit)")
+    """A checkpoint's contents, on the CPU, in plain containers.
+
+    Raises: ValueError, in one line, for a damaged file, one that is not a checkpoint, and for what is no plain value.
+    """
+    check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded as plain tensors: {str(error).splitlines()[0]}") from None
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's own text goes on to advise to trust the file
+        why = shortened(" ".join(str(error).split(". ")[0].split())).replace("weights_only", "plain")
+        raise ValueError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {why})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is a checkpoint of something else: it holds a {type(found).__name__}")
+    return plain(found, path)
 
 
 def sha256(path: Path) -> str:

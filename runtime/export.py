@@ -5,6 +5,7 @@ python -m runtime.export ckpt=runs/latest out=zoo/imagen-scenes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,17 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from files import write_json
+from files import read_json, replacing, write_json, write_text
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
+from runtime.checkpoint_scan import shortened
+from runtime.foreign import read_foreign_config
 from runtime.settings import writable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "card.json"
+MAX_CARD_BYTES = 2**16
+FACTS = frozenset({"name", "weights", "parameters", "sha256", "train_sec", "seed", "versions", "module"})
+SEALS = frozenset({"config_sha256", "card_sha256"})
 
 
 def export(ckpt: str, out: str | Path) -> Path:
@@ -38,20 +44,33 @@ def export(ckpt: str, out: str | Path) -> Path:
     extra: dict[str, Any] = {}
     module.on_save_checkpoint(extra)
     out.mkdir(parents=True, exist_ok=True)
-    save_file({n: v.contiguous().clone() for n, v in state.items()}, out / WEIGHTS)
-    (out / CONFIG).write_text(OmegaConf.to_yaml(portable(config), resolve=False))
+    with replacing(out / WEIGHTS, durable=True) as fresh:
+        save_file({n: v.contiguous().clone() for n, v in state.items()}, fresh)
+    write_text(out / CONFIG, OmegaConf.to_yaml(portable(config), resolve=False), durable=True)
     card = {
         "name": out.name,
         "weights": f"{info['weights']}, float16",
         "parameters": sum(p.numel() for p in module.parameters()),
         "sha256": sha256(out / WEIGHTS),
+        "config_sha256": sha256(out / CONFIG),
         "train_sec": info["train_sec"],
         "seed": info["seed"],
         "versions": info["versions"],
         "module": extra,
     }
-    write_json(out / CARD, card)
+    write_json(out / CARD, sealed(card), durable=True)
     return out
+
+
+def sealed(card: dict[str, Any]) -> dict[str, Any]:
+    """A card with a checksum of its own facts, so that a damaged one is noticed."""
+    return card | {"card_sha256": card_sha256(card)}
+
+
+def card_sha256(card: dict[str, Any]) -> str:
+    """Hex digest of a card's facts, whatever their order and layout."""
+    facts = {name: value for name, value in card.items() if name != "card_sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def half(value: torch.Tensor, name: str) -> torch.Tensor:
@@ -71,24 +90,55 @@ def portable(config: Any) -> Any:
 
 
 def read_zoo(folder: Path) -> dict[str, Any]:
-    """A folder written by `export`, in the form of a checkpoint. Raises ValueError if its checksum is another."""
+    """A folder written by `export`, in the form of a checkpoint.
+
+    Raises: FileNotFoundError if a file is missing; ValueError, in one line, for a file that is not what the card says, or
+        not of the form that `export` writes.
+    """
+    if missing := next((name for name in (CARD, CONFIG, WEIGHTS) if not (folder / name).exists()), None):
+        raise FileNotFoundError(f"{folder} is incomplete: {missing} is missing")
+    card = read_card(folder / CARD)
+    if "config_sha256" in card:
+        check_sha256(folder / CONFIG, card["config_sha256"])
+    else:
+        print(f"note: {folder} was written before cards had a checksum: its configuration and card are not verified")
+    config = OmegaConf.to_container(read_foreign_config(folder / CONFIG), resolve=False)
+    check_sha256(folder / WEIGHTS, card["sha256"])
     try:
-        card = json.loads((folder / CARD).read_text())
-        config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
-    if sha256(folder / WEIGHTS) != card["sha256"]:
-        raise ValueError(f"{folder / WEIGHTS} is damaged: its checksum is not the one on its card")
-    state = load_file(folder / WEIGHTS)
-    return {
-        "config_source": config,
-        "state_dict": state,
-        "sha256": card["sha256"],
-        "weights": card["weights"],
-        "train_sec": card["train_sec"],
-        "versions": card["versions"],
-        **card["module"],
-    }
+        state = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors has an error of its own, and others come from below it
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors file ({why})") from None
+    facts = {name: card[name] for name in ("sha256", "weights", "train_sec", "versions")}
+    return {**card["module"], **facts, "config_source": config, "state_dict": state}
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The facts on a card. Raises ValueError, in one line, for a damaged card and for facts that no card has."""
+    card = read_json(path, MAX_CARD_BYTES)
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} is no card: it holds a {type(card).__name__}")
+    # Cards from before the checksums have neither of the two; a card with one of them has lost the other.
+    for facts in (FACTS, FACTS | SEALS):
+        if set(card) == facts:
+            break
+    else:
+        odd = sorted(set(card) ^ (FACTS | SEALS))[0]
+        raise ValueError(f"{path} is damaged or no card: {shortened(odd)!r} is {'unknown' if odd in card else 'missing'}")
+    if "card_sha256" in card and card["card_sha256"] != card_sha256(card):
+        raise ValueError(f"{path} is damaged: its facts are not those that were written (card_sha256 does not fit)")
+    texts, module = ("name", "weights", "sha256", *sorted(SEALS & set(card))), card["module"]
+    if not all(isinstance(card[name], str) for name in texts) or not isinstance(module, dict):
+        raise ValueError(f"{path} is damaged or no card: its facts are not of the form that they should have")
+    return card
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises ValueError if a file is another than the card says, or no file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    if sha256(path) != expected:
+        raise ValueError(f"{path} is damaged: its checksum is not the one on its card")
 
 
 def main(argv: Sequence[str]) -> Path:

@@ -8,6 +8,7 @@ import platform
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from torch.multiprocessing import ProcessRaisedException
 
 from files import why_not_written
 from runtime import run_dir
+from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO, newest_good
 from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
+from runtime.places import trusted
 from runtime.resume import is_process_zero
 from runtime.run_dir import shown
 
@@ -125,9 +128,11 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         return last_values(path)
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
     cfg.trainer.precision = precision(cfg)  # recorded: another machine would choose another
-    datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
+    datamodule = instantiate(cfg.data)
+    with budget_of(checkpoint["state_dict"]) if checkpoint else nullcontext():
+        module = instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
-        start_from(module, cfg.init)
+        start_from(module, cfg.init, trusted(cfg.get("trust")))
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]

@@ -12,11 +12,15 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runtime import run_dir
-from runtime.build import check_targets
+from runtime.build import DATA, MODULE, check_targets, plain
+from runtime.checkpoint import check_contents
 from runtime.checkpoint_io import checkpoints, read, step_of, verified
 from runtime.config import compose, has_key, parse, unknown_setting
+from runtime.foreign import read_foreign_config, settle
+from runtime.places import check_folder, check_places, remember, trusted
 from runtime.settings import check_train
 
+BUILT = ("model", "data", "trainer", "callbacks", "logger")  # what a configuration builds objects of
 # What does not change the weights that a run computes: how long, where, what is shown and kept on the way. A name ends
 # at a dot or covers all below it. Everything else is refused in a resumed run, unless it is forced.
 FREE = (
@@ -43,6 +47,7 @@ FREE = (
     "trainer.max_time",
     "trainer.stop",
     "trainer.strategy",
+    "trust",
 )
 ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.strategy")  # other sums, the same to rounding
 
@@ -72,27 +77,41 @@ def fresh(overrides: Sequence[str]) -> DictConfig:
         cfg.run_dir, cfg.name = str(path), path.name
         if cfg.get("logger") and cfg.logger.get("wandb"):
             cfg.logger.wandb.id = secrets.token_hex(4)
+    settle(cfg)
+    if is_process_zero():
+        remember(plain({key: cfg[key] for key in BUILT if key in cfg}) | {"ckpt": cfg.init}, path)
     return cfg
 
 
 def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, Any] | None]:
     """A run's own configuration with the permitted changes, and its newest good checkpoint."""
     path = run_dir.find(run, Path(compose("train", []).paths.runs))
+    trust = [word for o in overrides for word in trusted(o.value())]  # what the user types here is the user's word
+    cfg = read_foreign_config(path / run_dir.SOURCE)
+    check_run(cfg, path)
+    OmegaConf.set_struct(cfg, True)
+    check_folder(path, trust)  # before anything is written to it
     try:
         if is_process_zero():
             _take(path)
-        cfg = OmegaConf.load(path / run_dir.SOURCE)
-        OmegaConf.set_struct(cfg, True)
-        check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
         force = any(forced(o) for o in overrides if o.key_or_group == "resume_force")
         for override in overrides:
             change(cfg, override, force)
         cfg.run_dir, cfg.resume_force = str(path), force
+        cfg.paths.runs = "${repo:runs}"  # where runs/latest is, is not for the file to say
+        # After the changes, which what is built may refer to.
+        check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
+        check_targets(cfg.model, "model", trust=trust, kind=MODULE)
+        check_targets(cfg.data, "data", trust=trust, kind=DATA)
         check_train(cfg)
         checkpoint = newest_checkpoint(path, force)
-        if checkpoint is not None:
+        if checkpoint is None:
+            check_places({"ckpt": cfg.init}, trust)
+        else:
             given = {o.key_or_group for o in overrides}
             compare(cfg, checkpoint.get("config_source") or {}, path, force, given)
+        if is_process_zero():  # data.root=ELSEWHERE holds for the sessions to come too
+            remember({o.key_or_group.rpartition(".")[2]: o.value() for o in overrides}, path)
         return cfg, checkpoint
     except BaseException:
         run_dir.unlock(path)
@@ -104,6 +123,17 @@ def forced(override: Override) -> bool:
     if not isinstance(override.value(), bool):
         raise ValueError(f"{override.input_line}: give true or false")
     return override.value()
+
+
+def check_run(cfg: DictConfig, path: Path) -> None:
+    """Raises ValueError unless a run's configuration has the parts that every run has; adds those of newer versions."""
+    needed = ("model", "data", "trainer", "paths", "choices")
+    if lacking := next((key for key in needed if not OmegaConf.is_dict(cfg.get(key))), None):
+        raise ValueError(f"{path / run_dir.SOURCE} is damaged or no run's: it has no settings of {lacking}")
+    for key in ("callbacks", "logger", "init", "run_dir", "resume_force"):
+        if key not in cfg:
+            cfg[key] = None
+    cfg.trust = None  # the word of whoever types, never of the file
 
 
 def _take(path: Path) -> None:
@@ -152,8 +182,8 @@ def usable(file: Path) -> dict[str, Any] | None:
     if not verified(file):
         return None
     contents = read(file)
-    steps = (contents.get("counters") or {}).get("optimizer_steps")
-    return contents | {"path": str(file)} if steps == step_of(file) else None
+    check_contents(contents, file)
+    return contents | {"path": str(file)} if contents["counters"]["optimizer_steps"] == step_of(file) else None
 
 
 def change(cfg: DictConfig, override: Override, force: bool) -> None:

@@ -60,7 +60,7 @@ def test_it_composes_and_its_own_checkpoint_would_be_trusted(choice: str) -> Non
     cfg = configuration(choice, "run_dir=somewhere", "name=test")
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     nodes = ("model", "data", "trainer", "callbacks", "logger", "text_encoder")
-    check_targets({key: cfg[key] for key in nodes if key in cfg})
+    check_targets({key: cfg[key] for key in nodes if key in cfg}, run=Path("somewhere"), trust=["images"])
 
 
 @pytest.mark.parametrize("choice", CHOICES)

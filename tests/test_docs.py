@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from evaluators.measure import measure
 from evaluators.prompts import load_prompts
-from runtime.build import instantiate
+from runtime.build import OUTSIDE, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
 from runtime.fit import fit
@@ -55,6 +55,8 @@ def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             monkeypatch.setitem(sys.modules, dotted, module)
             monkeypatch.setattr(importlib.import_module(package), last, module, raising=False)
             exec(compile(text, name, "exec"), vars(module))
+            for key in re.findall(r"^class (\w+)", text, re.MULTILINE):  # a module without a file: by name
+                monkeypatch.setitem(OUTSIDE, f"{dotted}.{key}", None)
     return f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
 
 

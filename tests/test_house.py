@@ -30,7 +30,9 @@ ARROWS: dict[str, set[str]] = {
     "datamodules": {"files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
     "evaluators": {"files", "torch", "numpy", "PIL", "scenes"},
     "callbacks": {"files", "torch", "PIL", "pytorch_lightning", "evaluators"},
-    "runtime": {"files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "safetensors", "evaluators"},
+    "runtime": {
+        "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors", "evaluators",
+    },
     "train.py": {"runtime"},
     "sample.py": {"files", "torch", "omegaconf", "runtime", "evaluators", "callbacks"},
     "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},

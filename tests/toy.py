@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from datamodules.base import ImageDataModule
 from diffusion.random import keyed_rand, keyed_randn
 from lightning_modules.base import GenerativeModule
-from runtime.build import TRUSTED
+from runtime.build import OUTSIDE
 
 SIZE = 4
-TRUSTED.append("tests.toy")  # or load_module and resume would refuse to build it
+OUTSIDE.update({"tests.toy.Toy": None, "tests.toy.ToyData": None})  # or load_module and resume would refuse to build them
 CONF = Path(__file__).parent / "conf"
 
 

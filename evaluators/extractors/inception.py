@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -82,6 +83,13 @@ def load_inception(path: Path) -> nn.Module:
     """torch-fidelity's port of the 2015 network with a file's weights; gives (pooled 2048, unbiased logits 1008)."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    # torch-fidelity unpickles whatever it is given: it gets a copy that holds tensors alone.
+    plain = io.BytesIO()
+    try:
+        torch.save(torch.load(path, map_location="cpu", weights_only=True), plain)
+    except Exception as error:  # torch's own text goes on to advise to trust the file
+        raise NotComputed(f"{path} is not the published Inception file ({type(error).__name__} when read)") from None
+    plain.seek(0)
     return FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=plain
     )

@@ -82,6 +82,7 @@ class OpenCLIP(FeatureExtractor):
                 self.model,
                 pretrained=str(self._path),
                 precision="fp32",
+                weights_only=True,
                 force_quick_gelu=bool(self._tag().get("quick_gelu")),
             )
         except Exception as error:  # a damaged file can raise nearly anything

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
+
+from files import read_json
 
 PROBE_SEC = 1.5
 
@@ -49,8 +50,9 @@ def locate(model_id: str) -> Path:
 def is_complete(folder: Path) -> bool:
     """Say whether config and all weights are there: an interrupted download leaves a part."""
     for index in folder.glob("*.index.json"):
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        if all((folder / name).is_file() for name in names):
+        weight_map = read_json(index).get("weight_map")
+        names = set(weight_map.values()) if isinstance(weight_map, dict) else {""}
+        if all((folder / str(name)).is_file() for name in names):
             return (folder / "config.json").is_file()
         return False
     return (folder / "config.json").is_file() and bool(weight_files(folder))

@@ -1,7 +1,6 @@
 """Any encoder of the transformers library, by hub id or directory; T5 as in Imagen."""
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from files import read_json
 from networks.text.base import TextEncoder
 from networks.text.hub import fingerprint, locate, one_line
 
@@ -18,6 +18,8 @@ from networks.text.hub import fingerprint, locate, one_line
 DIMS = {"google/t5-v1_1-small": 512, "google/t5-v1_1-base": 768, "google/t5-v1_1-large": 1024,
         "google/t5-v1_1-xl": 2048, "google/t5-v1_1-xxl": 4096}
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.txt", "vocab.json")
+# A model directory may bring Python files and pickles: neither is run.
+NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 # Classes that skip the decoder, which is half of the weights.
 ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 
@@ -83,7 +85,9 @@ class HuggingFaceText(TextEncoder):
     @property
     def config(self) -> dict[str, Any]:
         if self._config is None:
-            self._config = json.loads((self.folder / "config.json").read_text())
+            self._config = read_json(self.folder / "config.json")
+            if not isinstance(self._config, dict):
+                raise ValueError(f"text encoder {self.id}: {self.folder / 'config.json'} describes no model")
         return self._config
 
     def _load(self) -> tuple[Any, torch.nn.Module]:
@@ -93,8 +97,9 @@ class HuggingFaceText(TextEncoder):
         kind = getattr(transformers, ENCODER_ONLY.get(self.config.get("model_type"), "AutoModel"))
         try:
             with silent(transformers.utils.logging):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                model = kind.from_pretrained(self.folder, local_files_only=True, dtype=getattr(torch, self.dtype))
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **NO_CODE)
+                dtype = getattr(torch, self.dtype)
+                model = kind.from_pretrained(self.folder, **NO_CODE, weights_only=True, dtype=dtype)
         except (OSError, ImportError, ValueError) as error:
             raise FileNotFoundError(f"text encoder {self.id}: cannot read {self.folder}: {one_line(error)}") from error
         if kind is transformers.AutoModel and self.config.get("is_encoder_decoder"):

@@ -100,7 +100,7 @@ class OpenCLIPText(TextEncoder):
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed the GPUs too
-                model = open_clip.create_model(self.name, pretrained=source, precision="fp32",
+                model = open_clip.create_model(self.name, pretrained=source, precision="fp32", weights_only=True,
                                                force_quick_gelu=bool(tag and tag.get("quick_gelu")))
         except Exception as error:  # a damaged file can raise nearly anything
             raise FileNotFoundError(f"text encoder {self.id}: cannot load {source}: {one_line(error)}") from error

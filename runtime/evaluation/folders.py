@@ -19,10 +19,11 @@ from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import SHOWN, save_shown
 from files import printable
-from runtime.build import instantiate_untrusted
+from runtime.build import DATA, instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.evaluation.models import commit, default_splits
 from runtime.evaluation.processes import device_name, device_of
+from runtime.places import trusted
 
 SPLIT = "images"
 UNKNOWN_COST = (
@@ -118,11 +119,11 @@ def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list
         what = f"prompts={cfg.prompts} beside reference={cfg.reference}"
         raise ValueError(f"{what}: the run's data has prompts of its own")
     try:
-        _, config, _ = load_module(cfg.reference)
+        _, config, _ = load_module(cfg.reference, trust=trusted(cfg.trust))
     except FileNotFoundError as error:
         text = str(error).replace("ckpt=", "reference=").replace("no such file", "no such folder")
         raise FileNotFoundError(text) from None
-    data = instantiate_untrusted(config.data)
+    data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     splits = list(cfg.splits or default_splits(data))[: None if cfg.splits else 1]
     if len(splits) > 1:

@@ -19,12 +19,13 @@ from evaluators.prompts import PromptSet, load_prompts
 from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import sec_per_image
-from runtime.build import instantiate, instantiate_untrusted
+from runtime.build import DATA, instantiate, instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.config import REPO, compose
 from runtime.evaluation.processes import device_name, device_of
 from runtime.evaluation.sampling import Sampler, configured, precision, sampling_options, seeds, shown
 from runtime.evaluation.sweeps import run_sweeps
+from runtime.places import check_folder, trusted
 
 SCENE_SPLITS = ("iid", "combo", "word")
 DEFAULT_N = 512
@@ -45,14 +46,14 @@ def evaluate_checkpoint(
     Raises:
         ValueError, FileNotFoundError: a wrong checkpoint, split or option, in one line.
     """
-    module, config, info = load_module(ckpt, ema=cfg.ema)
+    module, config, info = load_module(ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
     if (refusal := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
-    data = instantiate_untrusted(config.data)
+    data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     settings = configured(OmegaConf.to_container(config.model, resolve=True))
     fixed = {
@@ -63,6 +64,7 @@ def evaluate_checkpoint(
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
     }
+    check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run
     sampler = Sampler(cfg, module, fixed, out, device, ranks)
     needs = frozenset().union(*(e.needs for e in evaluators.values()))
     splits: dict[str, SplitResult] = {}

@@ -6,15 +6,16 @@ import json
 import random
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-import runtime.checkpoint
+from runtime.build import instantiate
 from runtime.checkpoint import load_module, start_from
 from runtime.checkpoint_io import AtomicCheckpointIO, is_good, newest_good
-from runtime.export import export
+from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 from tests.toy import overrides
 from train import main
 
@@ -109,42 +110,105 @@ def test_load_module_gives_averaged_or_raw_weights(trained: Path, form: str) -> 
     assert all(torch.equal(v, ckpt["state_dict"][k]) for k, v in raw.state_dict().items())
 
 
-def test_an_exported_model_samples_like_the_run(trained: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(runtime.checkpoint, "REPO", tmp_path)
-    out = export(str(trained), tmp_path / "zoo" / "toy")
-    assert sorted(p.name for p in out.iterdir()) == ["card.json", "config.yaml", "model.safetensors"]
-    module, _, info = load_module("toy")
-    original, _, _ = load_module(trained)
-    a, b = (m.sample(["x", "yy"], seeds=[1, 2]) for m in (module, original))
-    assert (a - b).abs().max() < 2e-3
-    assert info["images_seen"] == 48 and info["weights"] == "ema, float16"
-    assert str(trained) not in (out / "config.yaml").read_text()
-    with pytest.raises(ValueError, match="holds a model already"):
-        export(str(trained), out)
-    damaged = bytearray((out / "model.safetensors").read_bytes())
-    damaged[-1] ^= 1
-    (out / "model.safetensors").write_bytes(damaged)
-    with pytest.raises(ValueError, match="damaged"):
-        load_module("toy")
-    with pytest.raises(FileNotFoundError, match="zoo: toy"):
-        load_module("nothing")
-
-
 def test_hostile_and_foreign_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
-    ckpt = torch.load(newest(trained), weights_only=True)
-    ckpt["config_source"]["model"]["_target_"] = "os.system"
-    torch.save(ckpt, tmp_path / "hostile.ckpt")
-    with pytest.raises(ValueError, match="os.system.*refused"):
-        load_module(tmp_path / "hostile.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="something else"):
         load_module(tmp_path / "foreign.ckpt")
     torch.save({"a": Path("x")}, tmp_path / "pickled.ckpt")
-    with pytest.raises(ValueError, match="cannot be loaded as plain tensors"):
+    with pytest.raises(ValueError, match="cannot be loaded as plain tensors: it holds pathlib"):
         load_module(tmp_path / "pickled.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
     with pytest.raises(ValueError, match="damaged or not a checkpoint"):
         load_module(tmp_path / "text.ckpt")
+
+
+# What is put in the place of a part of a good checkpoint; a dotted key leads into it, None takes the part away.
+HOSTILE: dict[str, tuple[str, Any]] = {
+    "a command": ("config_source.model._target_", "os.system"),
+    "a command as the optimiser": ("config_source.model.optimizer", {"_target_": "os.system", "_partial_": True}),
+    "a file that is written": ("config_source.model.optimizer", {"_target_": "files.write_text", "path": "fired", "text": "x"}),
+    "the environment": ("config_source.model.width", "${oc.env:HOME_SECRET}"),
+    "the environment beside the model": ("config_source.name", "${oc.env:HOME_SECRET}"),
+    "the environment in what is referred to": ("config_source.choices.data", "${oc.env:HOME_SECRET}"),
+    "a circle": ("config_source.model.width", "${model.width}"),
+    "a reference to nothing": ("config_source.model.width", "${nothing.there}"),
+    "a bomb": ("config_source.bomb", {f"a{i}": [f"${{bomb.a{i + 1}}}"] * 10 for i in range(12)} | {"a12": 1}),
+    "a model that is none": ("config_source.model", {"_target_": "networks.text.BagOfWords"}),
+    "a datamodule for a model": ("config_source.model", {"_target_": "tests.toy.ToyData"}),
+    "a function for a model": ("config_source.model", {"_target_": "diffusion.samplers.ddim", "_partial_": True}),
+    "a net for a model": ("config_source.model", {"_target_": "networks.classifier.ConvClassifier", "channels": 1, "num_classes": 2}),
+    "a model in part": ("config_source.model._partial_", True),
+    "a list for a model": ("config_source.model", [1]),
+    "a text for a model": ("config_source.model", "toy"),
+    "no model": ("config_source.model", None),
+    "a text for a configuration": ("config_source", "model: toy"),
+    "a list for a configuration": ("config_source", [1, 2]),
+    "an empty configuration": ("config_source", {}),
+    "no configuration": ("config_source", None),
+    "a model without end": ("config_source.model.width", 10**7),
+    "a model that is somewhat large": ("config_source.model.width", 10**6),
+    "a model with an unknown setting": ("config_source.model.nope", 1),
+    "a text for a number": ("config_source.model.width", "wide"),
+    "a setting out of range": ("config_source.model.width", 0),
+    "no counters": ("counters", None),
+    "counters that are a list": ("counters", [1, 2, 3]),
+    "a counter below zero": ("counters.images_seen", -1),
+    "a counter that is text": ("counters.images_seen", "many"),
+    "more counters": ("counters.path", "/nowhere/etc/passwd"),
+    "fewer counters": ("counters.images_seen", None),
+    "averages that are a list": ("ema", [1]),
+    "averages without weights": ("ema.params", None),
+    "averages that are numbers": ("ema.params", {"net.1.weight": 1.0}),
+    "averages of another shape": ("ema.params", {"net.1.weight": torch.zeros(1)}),
+    "averages of unknown weights": ("ema.params", {"net.nope": torch.zeros(1)}),
+    "a count of averages that is text": ("ema.num_updates", "x"),
+    "no weights": ("state_dict", None),
+    "weights that are a list": ("state_dict", [torch.zeros(1)]),
+    "weights that are text": ("state_dict", {"net.1.weight": "x"}),
+    "a weight of another shape": ("state_dict.net|1|weight", torch.zeros(2, 2)),
+    "a weight of no shape": ("state_dict.net|1|bias", torch.zeros(())),
+    "a weight that lacks": ("state_dict.net|1|bias", None),
+    "a weight that is unknown": ("state_dict.net|9|bias", torch.zeros(1)),
+    "a text encoder that is text": ("text_encoder", "x"),
+    "a text encoder with more": ("text_encoder", {"id": "x", "revision": "y", "more": "z"}),
+    "versions that are a list": ("versions", [1]),
+    "versions of versions": ("versions", {"python": {"a": "b"}}),
+    "seconds that are text": ("train_sec", "long"),
+    "data that is text": ("data", "x"),
+}
+
+
+def replaced(value: dict[str, Any], key: str, new: Any) -> dict[str, Any]:
+    first, dot, rest = key.partition(".")
+    first = first.replace("|", ".")
+    changed = replaced(dict(value[first]), rest, new) if dot else new
+    return {k: v for k, v in value.items() if k != first} | ({} if changed is None else {first: changed})
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_part_of_a_checkpoint_is_one_line(what: str, trained: Path, canary: Canary, tmp_path: Path) -> None:  # noqa: F811
+    checkpoint = torch.load(newest(trained), weights_only=True)
+    torch.save(replaced(checkpoint, *HOSTILE[what]), tmp_path / "x.ckpt")
+    with canary.refuses():
+        load_module(tmp_path / "x.ckpt", ema=HOSTILE[what][0].startswith("ema"))
+
+
+def test_a_foreign_text_encoder_needs_the_users_word(tmp_path: Path, canary: Canary) -> None:  # noqa: F811
+    """The refusal says what to type; with it, the encoder is looked for."""
+    model = {"_target_": "lightning_modules.imagen.Imagen", "text_encoder": {"_target_": "networks.text.HuggingFaceText", "model_id": "evil/x"}}
+    net = {"_target_": "networks.unet.UNet", "image_size": 8, "dim": 8, "dim_mults": [1], "attn_resolutions": [], "text_dim": 8}
+    model["stages"] = {"base": {
+        "_target_": "lightning_modules.stage.DiffusionStage", "image_size": 8, "net": net,
+        "schedule": {"_target_": "diffusion.schedules.CosineSchedule"}, "sampler": {"_target_": "diffusion.samplers.ddim", "_partial_": True},
+    }}  # fmt: skip
+    counters = dict.fromkeys(("batches_seen", "optimizer_steps", "images_seen"), 1)
+    trusted = {**model, "text_encoder": {"_target_": "networks.text.BagOfWords", "dim": 8}}
+    state = instantiate(trusted).state_dict()
+    torch.save({"config_source": {"model": model}, "state_dict": state, "counters": counters}, tmp_path / "x.ckpt")
+    with canary.refuses("model_id=evil/x, none of the models that conf/ names.*trust='evil/x'"):
+        load_module(tmp_path / "x.ckpt")
+    with canary.refuses("text encoder evil/x is not on this machine"):  # past the gate: it is looked for
+        load_module(tmp_path / "x.ckpt", trust=["evil/x"])
 
 
 def test_code_that_changed_is_named(trained: Path, tmp_path: Path) -> None:
