@@ -109,3 +109,15 @@ def test_bad_files_of_captions(tmp_path: Path, name: str, text: str, message: st
         read_prompts(tmp_path / name, ["a.png"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_prompts(tmp_path / "nowhere.txt", [])
+
+
+def test_as_many_files_may_be_broken_as_was_said_and_not_one_more(tmp_path: Path) -> None:
+    for i in range(10):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_text("hello")
+    assert len(read_folder(tmp_path, "images", 0.1)) == 9
+    with pytest.raises(ValueError, match="1 of 10 files cannot be read"):
+        read_folder(tmp_path, "images", 0.09)
+    (tmp_path / "5.png").write_text("hello")
+    with pytest.raises(ValueError, match="2 of 10 files cannot be read"):
+        read_folder(tmp_path, "images", 0.1)
