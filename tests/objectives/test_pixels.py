@@ -332,3 +332,11 @@ def test_the_running_variance_keeps_no_graph():
     for _ in range(2):
         likelihood.log_prob(params, torch.ones(2, 1, 4, 4)).mean().backward()
     assert not likelihood.running_variance.requires_grad
+
+
+def test_a_learned_variance_starts_at_a_tenth_and_is_its_parameters_exponential():
+    likelihood = Gaussian("learned")
+    assert likelihood.variance().item() == pytest.approx(0.1, rel=1e-4)
+    with torch.no_grad():
+        likelihood.log_variance.fill_(math.log(0.5))
+    assert likelihood.variance().item() == pytest.approx(0.5, rel=1e-4)
