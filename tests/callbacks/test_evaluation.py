@@ -181,3 +181,11 @@ def test_prompts_are_read_once(setting, monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(3):
         callback.on_train_batch_end(trainer, module)
     assert reads == ["iid"] and len(lines) == 3
+
+
+def test_a_process_draws_its_share_alone(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, module, _ = setting
+    trainer.world_size, trainer.global_rank = 2, 1
+    monkeypatch.setattr(evaluation, "gather", lambda mine: [mine])
+    Evaluate(4, n=5, options={"num_steps": 3}).on_train_batch_end(trainer, module)
+    assert [seed for _, seed in module.asked] == [sample_seed(0, "iid", i) for i in (1, 3)]

@@ -31,6 +31,7 @@ def test_only_whole_optimiser_steps_count() -> None:
     assert [b for b in range(1, 10) if step_done(trainer, at(b, 3))] == [3, 6, 9]
     assert [b for b in range(1, 20) if due(trainer, at(b, 3), 2)] == [6, 12, 18]
     assert [b for b in range(1, 7) if due(trainer, at(b, 3), None)] == []
+    assert [b for b in range(1, 10) if due(make_trainer(accumulate=2), at(b, 2), 2)] == [4, 8]
 
 
 def test_what_is_due_is_due_at_the_end_too() -> None:

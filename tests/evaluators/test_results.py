@@ -11,7 +11,7 @@ import pytest
 
 from evaluators.card import Card
 from evaluators.measure import Measured, measure
-from evaluators.results import Evaluated, SplitResult, Sweep, cards, table, write_atomically, write_result
+from evaluators.results import Evaluated, SplitResult, Sweep, cards, table, write_result
 from tests.judge import Brightness
 
 NUMBERS = {"low": 0.4, "high": 0.6, "real": 0.9, "chance": 0.1, "noise": 0.05, "reconstruction": 0.8}
@@ -91,10 +91,15 @@ def test_a_real_measurement_makes_cards(make_prompts, tmp_path: Path) -> None:
     assert card.value == pytest.approx(float(prompts.reference.float().mean()), rel=1e-6) and card.n_fake == 3
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "metrics.json"
-    write_atomically(path, "old")
-    before = path.stat().st_ino
-    write_atomically(path, "new")
-    assert path.read_text() == "new" and path.stat().st_ino != before, "a file of its own was put in the old one's place"
-    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+def test_a_page_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_result(tmp_path, evaluated(), {})
+    before = (tmp_path / "metrics.json").read_bytes()
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        write_result(tmp_path, replace(evaluated(), name="other"), {})
+    assert (tmp_path / "metrics.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
