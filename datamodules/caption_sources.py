@@ -24,6 +24,8 @@ LAYOUTS = (
     "COCO captions JSON or another table with data.annotations=FILE; "
     "folders named after classes with data.class_template='a photo of a {}'"
 )
+MAX_DEPTH = 200  # folders within folders: following links costs more with every one
+TOO_DEEP = f"more than {MAX_DEPTH} folders deep"
 ALLOW = "data.allow_outside=true"
 
 
@@ -187,6 +189,9 @@ def walk(root: Path, allow_outside: bool = False, refused: list[Bad] | None = No
     top, seen, waiting = os.path.realpath(root), set(), [""]
     while waiting:
         folder = waiting.pop()
+        if folder.count("/") >= MAX_DEPTH:
+            refused.append(Bad(folder, "unreadable", TOO_DEEP))
+            continue
         real = os.path.realpath(os.path.join(root, folder))
         if real in seen:
             continue
@@ -204,8 +209,15 @@ def walk(root: Path, allow_outside: bool = False, refused: list[Bad] | None = No
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             place = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 inner.append(place)
             else:
                 yield place
         waiting += reversed(inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -9,8 +9,9 @@ import codecs
 import csv
 import reprlib
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,11 @@ def _column(there: Collection[str], names: tuple[str, ...], where: str) -> str:
     for name in names:
         if name in there:
             return name
-    has = ", ".join(name[:40] for name in list(there)[:10]) or "nothing"
-    raise ValueError(f"{where} needs a column {' or '.join(names)}; it has {has}")
+    raise ValueError(f"{where} needs a column {' or '.join(names)}; it has {_some(there)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    return files.printable(", ".join(name[:40] for name in islice(names, 10))) or "nothing"
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[Row]:
@@ -227,8 +231,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 def _read_coco(content: dict[str, Any], path: Path) -> tuple[Captions, list[str]]:
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
-        has = ", ".join(name[:40] for name in list(content)[:10]) or "nothing"
-        raise ValueError(f"{path} is not COCO: expected the lists images and annotations, got {has}")
+        raise ValueError(f"{path} is not COCO: expected the lists images and annotations, got {_some(content)}")
     if annotations and isinstance(annotations[0], dict) and "caption" not in annotations[0]:
         raise ValueError(f"{path} holds no captions; COCO's caption files are called captions_*.json")
     names: dict[int | str, str] = {}

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.caption_sources import ALLOW, Bad, Sample, Source
+from datamodules.caption_sources import ALLOW, MAX_DEPTH, TOO_DEEP, Bad, Sample, Source
 from datamodules.caption_tables import lines
 from datamodules.decode import BadImage, verify
 from datamodules.progress import Progress
@@ -134,6 +134,8 @@ class Places:
         self._folders: dict[str, tuple[str, str] | None] = {}
 
     def __call__(self, file: str) -> Stat | Bad:
+        if file.count("/") > MAX_DEPTH + self.root.count("/"):
+            return Bad(file, "unreadable", TOO_DEEP)
         path = file if file.startswith("/") else f"{self.root}/{file}"
         try:
             folder = self._folder(path.rpartition("/")[0] or "/")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 NAMES = ("a.png", "b.png", "c/d.png")  # images that tables of captions name
-OUTSIDE = ("/etc/passwd", "../outside.png", "c/../../outside.png", "link.png", "linked/secret.png")
+OUTSIDE = ("/full/outside.png", "../outside.png", "c/../../outside.png", "link.png", "linked/secret.png")
 
 
 @lru_cache
