@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from tests import toy
 from tests.sessions import run
 from tests.toy import overrides
 from train import main
@@ -98,6 +99,50 @@ def test_names_and_latest(tmp_path: Path) -> None:
     assert (tmp_path / "toy" / "toy" / "a" / "config.yaml").exists()
     assert os.readlink(tmp_path / "latest") == "toy/toy/b"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "toy"]
+
+
+def test_latest_moves_with_the_first_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    runs, seen, losses = f"paths.runs={tmp_path}", [], toy.Toy.losses
+
+    def watched(self, batch):
+        seen.append(os.readlink(tmp_path / "latest") if (tmp_path / "latest").is_symlink() else None)
+        return losses(self, batch)
+
+    main(overrides("trainer.max_steps=1", runs, "name=a"))
+    monkeypatch.setattr(toy.Toy, "losses", watched)
+    main(overrides("trainer.max_steps=4", "callbacks.checkpoint.every_steps=2", "callbacks.validate=null", runs, "name=b"))
+    assert seen == ["toy/toy/a"] * 2 + ["toy/toy/b"] * 2
+    main(overrides("trainer.max_steps=1", "callbacks.checkpoint=null", runs, "name=c"))
+    assert os.readlink(tmp_path / "latest") == "toy/toy/c"  # a run that saves nothing: at its end
+
+
+@pytest.mark.parametrize("wrong", ["model.width=0", "model.optimizer.lr=-1", "data.n=0", "init=nowhere"])
+def test_a_failed_start_leaves_nothing_and_moves_nothing(wrong: str, tmp_path: Path) -> None:
+    main(overrides("trainer.max_steps=1", f"paths.runs={tmp_path}", "name=a"))
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    for name in ("name=b", "name=null"):
+        with pytest.raises(Exception):
+            main(overrides(wrong, f"paths.runs={tmp_path}", name))
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before and os.readlink(tmp_path / "latest") == "toy/toy/a"
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(Exception):
+        main(overrides(wrong, run=own))
+    assert own.is_dir() and not list(own.iterdir())
+
+
+def test_a_run_that_broke_after_its_first_step_stays(tmp_path: Path, monkeypatch) -> None:
+    losses = toy.Toy.losses
+
+    def broken(self, batch):
+        if self.batches_seen == 2:
+            raise RuntimeError("out of memory")
+        return losses(self, batch)
+
+    monkeypatch.setattr(toy.Toy, "losses", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(overrides(run=tmp_path / "run"))
+    assert (tmp_path / "run" / "resume.yaml").exists()
 
 
 def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -203,3 +203,12 @@ def test_an_image_is_drawn_from_its_seed_and_not_from_its_place() -> None:
     image = module.sample(3, seeds=[5, 6, 7])
     assert torch.allclose(module.sample(2, seeds=[7, 5]), image[[2, 0]], atol=1e-6)
     assert not torch.allclose(image[0], image[1], atol=1e-3)
+
+
+def test_moments_keep_no_graph() -> None:
+    module, seen = small(), []
+    follow = module._follow
+    module._follow = lambda z: (seen.append(z.requires_grad), follow(z))
+    for _ in range(2):
+        module.losses({"image": torch.randn(4, 1, 6, 6)})["loss"].backward()
+    assert seen == [False, False] and not any(buffer.requires_grad for buffer in module.buffers())
