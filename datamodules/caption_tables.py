@@ -129,9 +129,16 @@ def _objects(unit: str, path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator
         if not isinstance(row, dict):
             got = reprlib.repr(row)
             raise ValueError(f"{path}, {unit} {number}: expected an object with file_name and text, got {got}")
-        file, text = (next((name for name in names if name in row), None) for names in (FILE_COLUMNS, TEXT_COLUMNS))
-        if file is None or text is None:
-            _column(row, FILE_COLUMNS if file is None else TEXT_COLUMNS, f"{path}, {unit} {number}")
+        for file in FILE_COLUMNS:  # not by a function: tables have millions of rows
+            if file in row:
+                break
+        else:
+            _column(row, FILE_COLUMNS, f"{path}, {unit} {number}")
+        for text in TEXT_COLUMNS:
+            if text in row:
+                break
+        else:
+            _column(row, TEXT_COLUMNS, f"{path}, {unit} {number}")
         yield number, row[file], row[text]
 
 
@@ -224,7 +231,7 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for name, text in zip(*columns):
                     number += 1
                     yield number, name, text
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged after row {number}: {str(error).splitlines()[0]}") from None
 
 

@@ -73,3 +73,25 @@ def test_what_is_no_file_or_too_large_is_refused_at_once(tmp_path: Path) -> None
 def test_a_full_disk_is_told_from_other_errors() -> None:
     assert files.disk_is_full(OSError(errno.ENOSPC, "x")) and files.disk_is_full(OSError(errno.EDQUOT, "x"))
     assert not files.disk_is_full(OSError(errno.EACCES, "x")) and not files.disk_is_full(ValueError())
+
+
+def test_text_of_strangers_cannot_steer_a_terminal() -> None:
+    assert files.printable("plain, é, 日本\u3000x") == "plain, é, 日本\u3000x"
+    assert files.printable("a\x1b[31m\nb\u202e\x9b\udcff\x7f") == r"a\x1b[31m\nb\u202e\x9b\udcff\x7f"
+
+
+def test_inside_follows_links(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "rootless").mkdir()
+    (tmp_path / "root" / "out").symlink_to(tmp_path / "rootless")
+    (tmp_path / "in").symlink_to(tmp_path / "root")
+    root = tmp_path / "root"
+    assert files.inside(root, root) and files.inside(root / "x", root) and files.inside(tmp_path / "in" / "x", root)
+    assert not any(files.inside(p, root) for p in (tmp_path / "rootless", root / "out" / "x", root / ".." / "x", "/"))
+    assert files.inside("/x", "/")
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="x is not valid JSON: the key 'a' comes twice"):
+        files.parse_json('{"a": {"a": 1}, "b": 1, "a": 2}', "x")
+    assert files.parse_json(b'\xef\xbb\xbf{"a": {"a": 1}}', "x") == {"a": {"a": 1}}

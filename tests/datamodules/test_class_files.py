@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from datamodules import class_files
-from datamodules.class_files import FORMATS, load, locate, read_idx
+from datamodules.class_files import FORMATS, download, load, locate, read_idx
 from tests.datamodules.class_data import write_class_data, write_idx
 
 
@@ -285,7 +285,7 @@ def test_a_download_has_a_time_limit_of_its_own_that_ends_with_it(fails: bool, t
     monkeypatch.setattr("torchvision.datasets.MNIST", fetch)
     socket.setdefaulttimeout(123.0)
     try:
-        assert class_files.download(FORMATS["mnist"], tmp_path) == ("no network" if fails else None)
+        assert download(FORMATS["mnist"], tmp_path) == ("no network" if fails else None)
         assert during == [class_files.DOWNLOAD_TIMEOUT_SEC] and socket.getdefaulttimeout() == 123.0
     finally:
         socket.setdefaulttimeout(None)

@@ -339,6 +339,14 @@ def test_parquet_of_another_schema(root: Path, columns: dict) -> None:
         read_source(root)
 
 
+def test_text_of_a_parquet_table_that_is_no_utf_8(root: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    raw = arrow.array([b"\xff\xffx"]).view(arrow.string())
+    parquet.write_table(arrow.table({"file_name": ["a.png"], "text": raw}), root / "metadata.parquet")
+    with pytest.raises(ValueError, match="metadata.parquet is damaged after row 0"):
+        read_source(root)
+
+
 @pytest.mark.parametrize("template", ["{} {x}", "{} {0}", "{0.__class__} {}", "{} {", "}{}", "{}{!r}", "a photo", 7, ""])
 def test_a_bad_template_is_one_line_at_once(root: Path, template: object) -> None:
     with pytest.raises(ValueError, match=r"data.class_template .* has (no|other braces)"):

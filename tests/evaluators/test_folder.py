@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,68 @@ def test_as_many_files_may_be_broken_as_was_said_and_not_one_more(tmp_path: Path
     (tmp_path / "5.png").write_text("hello")
     with pytest.raises(ValueError, match="2 of 10 files cannot be read"):
         read_folder(tmp_path, "images", 0.1)
+
+
+def test_a_strangers_folder_blocks_nothing_runs_nothing_and_shows_nothing_of_ours(folder: Path, tmp_path: Path) -> None:
+    """Pipes, folders, links out of the folder and documents that other programs would run are left out by name."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    (folder / "inner.png").symlink_to("0.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "x.png").mkdir()
+    (folder / "run.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(ran) print\n%%EOF\n")
+    found = read_folder(folder, "images", 1.0)
+    assert found.broken == {
+        "link.png": "a link out of the folder; allow_outside=true takes it", "pipe.png": "not a regular file",
+        "run.png": "not an image", "x.png": "not a regular file",
+    }  # fmt: skip
+    assert "inner.png" not in found.broken and len(found) + len(found.broken) == len(found.files)
+    assert "link.png" not in read_folder(folder, "images", 1.0, allow_outside=True).broken
+
+
+def test_more_images_than_fit_into_memory_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: 30)  # half of 900 bytes: images in colours have 192, grey ones 64
+    with pytest.raises(ValueError, match="the first 4 of 4 images fill half of the memory here"):
+        read_folder(folder, "images", 0.05)
+
+
+SPEC = {"kind": "single", "groups": [{"count": 1, "size": "small", "colour": "red", "shape": "circle"}]}
+WRONG_LINES = {
+    "null": ("null", "line 1 is no JSON object but None"),
+    "list": ("[]", "line 1 is no JSON object"),
+    "deep": ("[" * 100_000, "nested too deep"),
+    "twice": ('{"file": "a.png", "file": "b.png"}', "the key 'file' comes twice"),
+    "number for a file": ('{"file": 1}', "file should be text, not 1"),
+    "list for a file": ('{"file": []}', r"file should be text, not \[\]"),
+    "object for a caption": ('{"caption": {}}', "caption should be text"),
+    "text for a label": ('{"label": "1"}', "label should be a whole number"),
+    "truth for a label": ('{"label": true}', "label should be a whole number"),
+    "negative label": ('{"label": -1}', "label should be a whole number"),
+    "huge label": ('{"label": 1e400}', "label should be a whole number"),
+    "list for a spec": ('{"spec": []}', "spec should be an object"),
+    "empty spec": ('{"spec": {}}', "spec is no scene: the key 'groups' is missing"),
+    "unknown spec": (json.dumps({"spec": SPEC | {"x": 1}}), "spec is no scene"),
+    "half an object": (json.dumps({"spec": SPEC | {"groups": [SPEC["groups"][0] | {"count": 1.5}]}}), "spec is no scene"),
+    "list for a colour": (json.dumps({"spec": SPEC | {"groups": [SPEC["groups"][0] | {"colour": []}]}}), "spec is no scene"),
+    "named twice": ('{"file": "a.png"}\n{"file": "a.png"}', "line 2 names 'a.png', which is named before"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LINES)
+def test_wrong_lines_of_prompts_are_named(tmp_path: Path, case: str) -> None:
+    text, message = WRONG_LINES[case]
+    (tmp_path / "c.jsonl").write_text(text + "\n")
+    with pytest.raises(ValueError, match=message) as error:
+        read_prompts(tmp_path / "c.jsonl", ["a.png", "b.png"])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_captions_lose_what_no_page_can_show(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"caption": "a\x1b[31m \ud800red\u202e\ncat"}) + "\n")
+    assert read_prompts(tmp_path / "c.jsonl", ["a.png"]) == [{"caption": "a[31m red cat"}]
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_prompts(tmp_path / "pipe.txt", ["a.png"])
+    (tmp_path / "c.txt").write_bytes("caf\xe9".encode("latin1"))
+    with pytest.raises(ValueError, match="is not written in UTF-8"):
+        read_prompts(tmp_path / "c.txt", ["a.png"])
