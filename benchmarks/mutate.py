@@ -7,9 +7,12 @@ once for each fault, so that a fault costs the time of its tests only. Exit code
 
 from __future__ import annotations
 
+import compileall
+import gc
 import importlib
 import json
 import os
+import py_compile
 import shutil
 import signal
 import subprocess
@@ -123,6 +126,9 @@ def copy_checkout(root: Path, to: Path) -> None:
         if name and (root / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, to / name)
+    # By the source's hash: the usual check, by second and size, would hide a fault that changes neither.
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(to, quiet=2, invalidation_mode=mode)
 
 
 # ---- running tests in a fork ----
@@ -135,6 +141,7 @@ def preload(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError:
             pass
+    gc.freeze()  # pytest collects garbage five times at its end: half a second each time over all that is loaded here
 
 
 def start(copy: Path, root: Path, tests: Sequence[str], fault: Fault | None) -> int:
@@ -170,11 +177,12 @@ def _pytest(copy: Path, root: Path, tests: Sequence[str]) -> int:
         if place and name != "__main__" and Path(place).is_relative_to(root) and "site-packages" not in place:
             del sys.modules[name]
     sys.path[:] = [str(copy), *(p for p in sys.path if p and Path(p).resolve() != root)]
-    # A stale .pyc would hide a fault that leaves the file's size and second as they were.
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Other packages' plugins cost half a second a fault; pytest-timeout would pass a fault that hangs for a noticed one.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.chdir(copy)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:timeout", "--tb=line"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "--assert=plain"]
     where = [f"--rootdir={copy}", f"--basetemp={copy.with_suffix('.tmp')}"]
     return int(pytest.main([*options, *where, "-m", "not slow and not gpu", *tests]))
 
@@ -207,16 +215,17 @@ def campaign(
     """Runs every task, `jobs` at a time, each job in its own copy; yields outcomes as they come."""
     free, running, waiting = [], {}, list(reversed(tasks))
     for i in range(min(jobs, len(tasks))):
-        copy = work / f"copy{i}"
-        copy_checkout(root, copy)
-        free.append(copy)
+        free.append(work / f"copy{i}")
+        if not free[-1].exists():
+            copy_checkout(root, free[-1])
     try:
         while waiting or running:
             while waiting and free:
                 fault, tests = waiting.pop()
                 copy = free.pop()
-                running[start(copy, root, tests, fault)] = (copy, fault, time.monotonic())
-            for pid, (copy, fault, begun) in list(running.items()):
+                sound = (copy / fault.file).read_bytes() if fault is not None else b""
+                running[start(copy, root, tests, fault)] = (copy, fault, sound, time.monotonic())
+            for pid, (copy, fault, sound, begun) in list(running.items()):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 sec = time.monotonic() - begun
                 if not done and sec < limit_sec:
@@ -227,7 +236,7 @@ def campaign(
                 del running[pid]
                 result = outcome(copy, fault, status if done else None, sec)
                 if fault is not None:
-                    shutil.copy2(root / fault.file, copy / fault.file)
+                    (copy / fault.file).write_bytes(sound)
                 free.append(copy)
                 yield fault, result
             time.sleep(0.02)
@@ -295,6 +304,7 @@ def main(argv: Sequence[str], root: Path = REPO, modules: Sequence[str] = PRELOA
         for fault, result in campaign(root, work, [(f, f.tests) for f in faults], given["jobs"], limit):
             outcomes[fault] = result
             print(f"{len(outcomes)}/{len(faults)} {result.result} {result.sec:.1f} s {fault.file}: {fault.why}", file=sys.stderr)
+    gc.unfreeze()
     if given["out"]:
         rows = [{**asdict(f), **asdict(outcomes[f])} for f in faults]
         Path(given["out"]).write_text(json.dumps(rows, indent=1) + "\n")

@@ -32,7 +32,8 @@ class Recorder(nn.Module):
 
 def answer(x: Tensor, log_snr: Tensor, text: Tensor, text_mask: Tensor, lowres: Any = None, aug_level: Any = None) -> Tensor:
     told = text.sum((1, 2)) + text_mask.sum(1) + log_snr / 20 + (0 if aug_level is None else 5 * aug_level)
-    return 0.5 * x + told[:, None, None, None] / 10 + (0 if lowres is None else lowres)
+    told = told[:, None, None, None] / 10
+    return (0.5 + told / 3) * x + told + (0 if lowres is None else lowres)
 
 
 class Sampler:
@@ -191,7 +192,9 @@ def test_reducing_averages_blocks_and_enlarging_interpolates() -> None:
     grown = enlarge(torch.tensor([[0.0, 4.0], [0.0, 4.0]]).view(1, 1, 2, 2), 4)
     assert grown[0, 0, 0].tolist() == [0, 1, 3, 4]  # pixel centres, not corners
     stage = make(4, image_size=8)
-    x_0, condition = stage._targets(torch.rand(1, 2, 16, 16))
+    image = torch.rand(1, 2, 16, 16)
+    x_0, condition = stage._targets(image)
+    assert torch.equal(x_0, reduce(image, 8)) and torch.equal(condition, enlarge(reduce(image, 4), 8))
     assert x_0.shape == condition.shape == (1, 2, 8, 8)
     torch.testing.assert_close(reduce(x_0, 4).mean(), condition.mean(), atol=0.05, rtol=0)
 
