@@ -25,12 +25,14 @@ class Sampler:
 
     def draw(self, prompts: Any, overrides: dict[str, Any]) -> SimpleNamespace:
         self.drawn.append(overrides)
-        level = int(10 * float(str(next(iter(overrides.values())))[:3]))
+        value = next(iter(overrides.values()))
+        level = int(10 * (value["base"] if isinstance(value, dict) else value))
         return SimpleNamespace(read=lambda indices: prompts.real[indices] * 0 + level)
 
     def cost(self, prompts: Any, store: Any, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
         self.counted.append(overrides)
-        return {"nfe": 2 * (overrides or {}).get("num_steps", 0), "sec_per_image": 0.1}
+        steps = (overrides or {}).get("num_steps", 0)
+        return {"nfe": 0 if isinstance(steps, dict) else 2 * steps, "sec_per_image": 0.1}
 
 
 def config(stage: str | None = None, **swept: Any) -> Any:
@@ -53,6 +55,13 @@ def test_every_value_is_measured_with_its_own_images_and_cost(split) -> None:
     assert sampler.drawn == sampler.counted == [{"guidance_scale": 1.5}, {"num_steps": 4}, {"num_steps": 8}]
     assert [(p["x"], p["nfe"], p["brightness"]) for p in sweeps[1].points] == [(4, 8, 40), (8, 16, 80)]
     assert sweeps[0].points[0]["brightness"] == 15
+
+
+def test_a_sweep_of_one_stage_asks_that_stage(split) -> None:
+    sampler = Sampler()
+    (sweep,) = run_sweeps(config(stage="base", num_steps=[4, 8]), sampler, split, {"b": Brightness()}, "alpha")
+    assert sampler.drawn == [{"num_steps": {"base": 4}}, {"num_steps": {"base": 8}}]
+    assert [(p["x"], p["brightness"]) for p in sweep.points] == [(4, 40), (8, 80)]
 
 
 def test_process_0_alone_keeps_the_numbers(split) -> None:
