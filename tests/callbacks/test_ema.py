@@ -97,3 +97,13 @@ def test_a_longer_run_continues_the_average(tmp_path) -> None:
     a, b = (torch.load(tmp_path / n / "checkpoints/step=00000008.ckpt")["ema"] for n in ("whole", "parts"))
     assert_same(a, b)
     assert a["num_updates"] == 8
+
+
+def test_accumulated_batches_move_the_average_once() -> None:
+    net, ema = module(), EMA(decay=0.5)
+    trainer = SimpleNamespace(accumulate_grad_batches=3, datamodule=TRAINER.datamodule)
+    ema.on_train_start(trainer, net)
+    for batches in range(1, 8):
+        net.batches_seen = batches
+        ema.on_train_batch_end(trainer, net)
+        assert ema.num_updates == batches // 3

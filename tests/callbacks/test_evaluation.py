@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks import evaluation
 from callbacks.ema import EMA
 from callbacks.evaluation import Evaluate
 from datamodules.captions import CaptionsDataModule
 from datamodules.scenes import ScenesDataModule
+from evaluators.prompts import load_prompts, sample_seed
 from scenes.render import render
 from tests.judge import Brightness
 from tests.sessions import overrides, run
@@ -150,3 +152,40 @@ def test_captions_without_scenes_are_left_in_peace(setting, tmp_path: Path) -> N
     trainer.datamodule.num_batches = 100
     Evaluate(every_steps=4, n=4, splits=["iid"]).on_train_batch_end(trainer, module)
     assert not lines and not module.asked
+
+
+def asked(module: Oracle, trainer: SimpleNamespace, split: str, step: int, batch_size: int = 64) -> list[tuple[str, int]]:
+    """Captions and seeds of an evaluation at a step."""
+    module.specs = dict(trainer.datamodule.prompts(split, 10))
+    module.asked, module.optimizer_steps = [], step
+    Evaluate(1, n=5, splits=[split], batch_size=batch_size, options={"num_steps": 3}).on_train_batch_end(trainer, module)
+    return module.asked
+
+
+def test_prompts_and_seeds_are_the_same_at_every_step_and_others_in_every_split(setting) -> None:
+    trainer, module, _ = setting
+    first = asked(module, trainer, "iid", step=4)
+    assert asked(module, trainer, "iid", step=8) == asked(module, trainer, "iid", step=12, batch_size=2) == first
+    seeds = [seed for _, seed in first]
+    assert seeds == [sample_seed(0, "iid", i) for i in range(5)], "those of evaluate.py with seed=0"
+    assert not set(seeds) & {seed for _, seed in asked(module, trainer, "combo", step=4)}
+
+
+def test_prompts_are_read_once(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, module, lines = setting
+    reads: list[str] = []
+    monkeypatch.setattr(
+        evaluation, "load_prompts", lambda data, split, *a: (reads.append(split), load_prompts(data, split, *a))[1]
+    )
+    callback = Evaluate(4, n=3, options={"num_steps": 3})
+    for _ in range(3):
+        callback.on_train_batch_end(trainer, module)
+    assert reads == ["iid"] and len(lines) == 3
+
+
+def test_a_process_draws_its_share_alone(setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, module, _ = setting
+    trainer.world_size, trainer.global_rank = 2, 1
+    monkeypatch.setattr(evaluation, "gather", lambda mine: [mine])
+    Evaluate(4, n=5, options={"num_steps": 3}).on_train_batch_end(trainer, module)
+    assert [seed for _, seed in module.asked] == [sample_seed(0, "iid", i) for i in (1, 3)]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
 
+from callbacks.ema import EMA
+from callbacks.samples import SampleGrid
 from evaluators.images import to_uint8
 from tests import toy
 from train import main
@@ -46,3 +52,54 @@ def test_a_failed_reconstruction_does_not_stop_training(tmp_path, monkeypatch: p
     assert main(toy.overrides("trainer.max_steps=4", "callbacks.samples.every_steps=2", run=tmp_path))["step"] == 4
     assert capsys.readouterr().out.count("no reconstruction grid: images [0") == 1
     assert [p.name[:4] for p in (tmp_path / "samples").iterdir()] == ["step"] * 2
+
+
+# ---- step by step ----
+
+
+class Painter(torch.nn.Module):
+    """Its images are as bright as its weight, which is 1 in the average and -1 live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(-torch.ones(()))
+        self.batches_seen = self.optimizer_steps = 4
+        self.asked: list[list[int]] = []
+
+    def example_conditions(self) -> int:
+        return 3
+
+    def sampling_refusal(self) -> None:
+        return None
+
+    def sample(self, conditions: int, *, seeds: list[int]) -> torch.Tensor:
+        self.asked.append(seeds)
+        return (self.weight * torch.ones(conditions, 3, 4, 4)).detach()
+
+
+def draw(callback: SampleGrid, module: Painter, rank: int = 0) -> list[str]:
+    """The pictures that a process leaves after a step."""
+    ema = EMA(decay=0.5)
+    ema.params = {"weight": torch.ones(())}
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, callbacks=[ema], loggers=[], is_global_zero=rank == 0, should_stop=False,
+        datamodule=SimpleNamespace(num_batches=100, val_dataset=None),
+        precision_plugin=SimpleNamespace(val_step_context=nullcontext),
+    )  # fmt: skip
+    callback.on_train_batch_end(trainer, module)
+    return sorted(path.name for path in callback.dir.iterdir()) if callback.dir.exists() else []
+
+
+def test_grids_show_the_average_from_the_same_seeds_at_every_step(tmp_path: Path) -> None:
+    callback, module = SampleGrid(str(tmp_path / "samples"), every_steps=4, seed=10), Painter()
+    draw(callback, module)
+    module.batches_seen = module.optimizer_steps = 8
+    assert draw(callback, module) == ["step=00000004.png", "step=00000008.png"]
+    assert module.asked == [[10, 11, 12]] * 2 and module.weight.item() == -1
+    for path in callback.dir.iterdir():
+        assert Image.open(path).getpixel((GAP + 5, GAP + 5)) == (255, 255, 255), "bright as the average is"
+
+
+def test_process_0_alone_draws(tmp_path: Path) -> None:
+    module = Painter()
+    assert draw(SampleGrid(str(tmp_path / "samples"), every_steps=4), module, rank=1) == [] and module.asked == []

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from datamodules import base as base_file
 from datamodules.base import ImageDataModule, collate, to_model_range
+from datamodules.sampler import EndlessBatchSampler, stable_hash
 
 
 class Noise(Dataset):
@@ -124,3 +125,32 @@ def test_a_rank_without_validation_samples_has_no_batches(monkeypatch):
 def test_bad_sizes_are_named(name, value):
     with pytest.raises(ValueError, match=f"data.{name} must be a whole number of at least ., got {value}"):
         make(**{name: value})
+
+
+# ---- which sample, with which seed, on which rank ----
+
+
+def test_validation_and_test_have_seeds_of_their_own_that_no_batch_size_changes():
+    def keys(batch_size: int, tag: str) -> list[tuple[int, int]]:
+        return [key for batch in base_file.ShardBatchSampler(7, batch_size, tag) for key in batch]
+
+    assert keys(2, "val") == keys(3, "val") == [(i, stable_hash("val", i)) for i in range(7)]
+    assert not set(keys(7, "val")) & set(keys(7, "test"))
+    assert [len(base_file.ShardBatchSampler(7, size, "val")) for size in (1, 2, 3, 7, 8)] == [7, 4, 3, 1, 1]
+
+
+def test_the_order_of_training_is_the_runs():
+    def order(seed: int) -> list:
+        data = make()
+        data.run_seed = seed
+        return list(data.train_dataloader().batch_sampler)
+
+    assert order(1) == order(1) != order(2)
+    assert order(1)[0] == EndlessBatchSampler(20, 4, 1, 1).global_batch(0)
+
+
+def test_processes_share_a_validation_batch(monkeypatch):
+    data = make(batch_size=8)
+    for world, size in ((1, 8), (2, 4), (3, 2), (20, 1)):
+        monkeypatch.setattr(base_file, "rank_and_world", lambda world=world: (0, world))
+        assert data._shards(data.val_dataset, "val").batch_size == size

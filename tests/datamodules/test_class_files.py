@@ -6,6 +6,7 @@ import codecs
 import gzip
 import os
 import pickle
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from datamodules import class_files
-from datamodules.class_files import FORMATS, load, locate, read_idx
+from datamodules.class_files import FORMATS, download, load, locate, read_idx
 from tests.datamodules.class_data import write_class_data, write_idx
 
 
@@ -270,3 +271,21 @@ def test_a_pipe_is_no_data_set(tmp_path: Path) -> None:
         load("mnist", tmp_path)
     with pytest.raises(ValueError, match="is not a regular file"):
         read_idx(folder / class_files.IDX_TEST[0], 3)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_download_has_a_time_limit_of_its_own_that_ends_with_it(fails: bool, tmp_path: Path, monkeypatch) -> None:
+    during: list[float | None] = []
+
+    def fetch(*_: object, **__: object) -> None:
+        during.append(socket.getdefaulttimeout())
+        if fails:
+            raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", fetch)
+    socket.setdefaulttimeout(123.0)
+    try:
+        assert download(FORMATS["mnist"], tmp_path) == ("no network" if fails else None)
+        assert during == [class_files.DOWNLOAD_TIMEOUT_SEC] and socket.getdefaulttimeout() == 123.0
+    finally:
+        socket.setdefaulttimeout(None)

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import class_files
 from datamodules.base import collate, to_model_range
-from datamodules.classes import ClassDataModule, caption, cut, to_size
+from datamodules.classes import ClassDataModule, ClassesDataset, caption, cut, to_size
 from datamodules.keyed import bernoulli_u8, keyed_bits, streams
 from tests.datamodules.class_data import write_class_data
 
@@ -203,3 +203,15 @@ def test_wrong_arguments_are_named(arguments: dict, message: str) -> None:
 def test_validation_leaves_something_to_train_on(root: Path) -> None:
     with pytest.raises(ValueError, match="data.num_val=240 leaves nothing of 240 training images"):
         make(root, num_val=240)
+
+
+def test_white_begins_above_127() -> None:
+    levels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    dataset = ClassesDataset(levels, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), ["x"],
+                             image_size=2, channels=1, binarize="threshold")  # fmt: skip
+    assert dataset[(0, 0)]["image"].flatten().tolist() == [-1, -1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["apple", "egg", "iron", "orange", "umbrella", "Apple"])
+def test_every_vowel_takes_an(name: str) -> None:
+    assert caption("a photo of a {}", name) == f"a photo of an {name}"

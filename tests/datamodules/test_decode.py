@@ -179,3 +179,9 @@ def test_shrinking_is_antialiased(tmp_path: Path, kind: str):
     Image.fromarray(checkered).save(tmp_path / f"checkered.{kind}", quality=95)
     image_u8 = load_square(tmp_path / f"checkered.{kind}", 32)
     assert np.abs(image_u8.astype(int) - 127).max() <= 3  # grey; nearest neighbour would give 0 and 255
+
+
+def test_every_level_of_16_bits_becomes_the_nearest_of_8(tmp_path: Path) -> None:
+    for value in (0, 128, 129, 257, 32_767, 65_278, 65_535):
+        grey_16(value).save(tmp_path / "grey.png")
+        assert (load_square(tmp_path / "grey.png", 4) == round(value / 257)).all(), value

@@ -84,3 +84,10 @@ def test_sizes_below_one_are_refused(sizes):
 def test_a_start_outside_the_run_is_refused():
     with pytest.raises(ValueError, match="start 7 lies outside the run of 6 batches"):
         next(iter(EndlessBatchSampler(10, 4, 6, seed=0, start=7)))
+
+
+def test_sample_seeds_belong_to_the_run_the_pass_and_the_sample():
+    runs = [EndlessBatchSampler(20, 20, 3, seed) for seed in (0, 1)]
+    seeds = [dict(sampler.global_batch(turn)) for sampler in runs for turn in range(3)]
+    assert len({value for found in seeds for value in found.values()}) == 6 * 20, "no two alike"
+    assert seeds[1][7] == stable_hash("sample", 0, 1, 7)

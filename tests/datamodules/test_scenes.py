@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.scenes import ScenesDataModule
-from scenes.grammar import SceneSpec
+from datamodules import scenes as scenes_file
+from datamodules.scenes import ScenesDataModule, scene_spec
+from scenes.grammar import SceneSpec, sample_spec
 from scenes.splits import split_of
 
 
@@ -92,3 +93,25 @@ def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         ScenesDataModule(**{"image_size": 64, "preset": "scenes_simple", **arguments})
     assert "\n" not in str(error.value)
+
+
+def test_the_specs_of_a_split_are_counted_without_gaps():
+    dm = make(val_splits=("iid", "combo", "word"))
+    for index in range(12):
+        split = ("iid", "combo", "word")[index % 3]
+        assert dm.val_dataset.spec(index) == scene_spec("scenes_simple", split, "val", 0, index // 3)
+
+
+def test_parts_and_data_seeds_have_specs_of_their_own():
+    def specs(*key) -> list[str]:
+        return [scene_spec("scenes", *key, i).canonical() for i in range(12)]
+
+    found = [specs("iid", tag, seed) for tag in ("train", "val", "test", "prompts") for seed in (0, 1)]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    assert specs("iid", "val", 0) == found[2]
+
+
+def test_a_changed_grammar_changes_the_fingerprint(monkeypatch):
+    before = make().fingerprint()
+    monkeypatch.setattr(scenes_file, "sample_spec", lambda seed, *a, **k: sample_spec(seed + 1, *a, **k))
+    assert make().fingerprint() != before

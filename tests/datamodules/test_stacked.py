@@ -124,3 +124,22 @@ def test_drawing_is_the_same_on_every_machine(root: Path) -> None:
 
 
 PINNED = [671, 516, 702, 839, 132]
+
+
+class Rows:
+    """Digits that are told apart: an image's level is its row."""
+
+    labels, captions = torch.arange(300) % 10, tuple("0123456789")
+    rows = torch.arange(300)
+
+    def __getitems__(self, keys):
+        rows = torch.tensor([row for row, _ in keys])
+        return {"image": rows.float()[:, None, None, None], "label": self.labels[rows]}
+
+
+def test_every_digit_of_a_class_is_drawn_at_every_place() -> None:
+    drawn = StackedDataset(Rows(), 1).__getitems__([(0, seed) for seed in range(6000)])
+    rows = drawn["image"][..., 0, 0].long()  # (B, 3)
+    counts = torch.stack([torch.bincount(place, minlength=300) for place in rows.T])  # 20 of each on average
+    assert counts.min() > 2 and counts.max() < 50
+    assert torch.equal((rows % 10) @ torch.tensor([100, 10, 1]), drawn["label"])

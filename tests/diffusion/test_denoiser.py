@@ -174,3 +174,37 @@ def test_impossible_predictions():
         make_denoiser(net, KarrasSchedule(), "v", sigma_data=0.5)
     with pytest.raises(ValueError, match="unknown prediction 'score'"):
         make_denoiser(net, KarrasSchedule(), "score")
+
+
+def test_a_half_precision_estimate_of_x_0_is_float32():
+    t = torch.full((2,), 0.5)
+    denoise = make_denoiser(lambda x, log_snr: x.bfloat16(), SCHEDULES["cosine"], "x_0")
+    assert denoise(torch.randn(2, 3), t).dtype == torch.float32
+
+
+def test_a_preconditioned_net_sees_its_input_scaled():
+    schedule, t, seen = SCHEDULES["karras"], torch.tensor([0.2, 0.9], dtype=torch.float64), []
+
+    def net(x, log_snr):
+        seen.append(x)
+        return x
+
+    x_0, eps = torch.randn(2, 2, 3, dtype=torch.float64)
+    x_t = x_0 + schedule.sigma(t)[:, None] * eps
+    expected = x_t / (schedule.sigma(t)[:, None] ** 2 + 0.3**2).sqrt()  # Karras et al. 2022, table 1
+    make_denoiser(net, schedule, "x_0", sigma_data=0.3)(x_t, t)
+    denoising_loss(net, x_0, schedule=schedule, prediction="x_0", weighting="uniform", t=t, eps=eps, sigma_data=0.3)
+    for x in seen:
+        torch.testing.assert_close(x, expected)
+
+
+def test_the_sigmoid_weighting_has_the_schedules_own_slope():
+    schedule, t = SCHEDULES["cosine"], torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+    x_0, eps = torch.randn(2, 3, 4, dtype=torch.float64)
+
+    def loss(**options):
+        return denoising_loss(lambda x, log_snr: 0 * x, x_0, schedule=schedule, prediction="eps", t=t, eps=eps, **options)
+
+    slope = (schedule.log_snr(t + 1e-6) - schedule.log_snr(t - 1e-6)) / 2e-6
+    expected = -slope * torch.sigmoid(-1 - schedule.log_snr(t)) * loss(weighting="uniform")
+    torch.testing.assert_close(loss(weighting="sigmoid", weighting_kwargs={"bias": -1.0}), expected, rtol=1e-5, atol=1e-8)

@@ -49,5 +49,7 @@ def test_randn_one_generator_and_dtype():
 
 
 def test_wrong_number_of_generators():
+    with pytest.raises(ValueError, match="4 generators for a batch of 3"):
+        randn((3, 1), keyed_generators([1, 2, 3, 4]))
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         randn((3, 1), keyed_generators([1, 2]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluators.alignment import SceneAlignment
+from evaluators.alignment import SceneAlignment, summary
 from evaluators.base import NotComputed, by_metric
-from scenes.grammar import SceneSpec
+from scenes.grammar import SceneSpec, sample_spec
 from scenes.render import render
 
 
@@ -65,3 +65,20 @@ def test_refuses_float_images_and_wrong_numbers_of_specs(make_prompts) -> None:
         SceneAlignment().update(prompts.real, prompts.real.float(), None, specs=prompts.specs)
     with pytest.raises(NotComputed):
         SceneAlignment().compute()
+
+
+def test_the_mean_over_skills_leaves_exact_out() -> None:
+    rows = summary([{"exact": 0.0, "count": 1.0, "colour": 0.5}, {"exact": 1.0, "count": 1.0}])
+    assert list(rows) == ["exact", "skills_mean", "count", "colour"]
+    assert rows["skills_mean"]["mean"] == pytest.approx((1.0 + 0.5) / 2) and rows["exact"]["mean"] == 0.5
+
+
+def test_a_confusion_has_a_row_for_what_was_asked_and_a_column_for_what_was_found() -> None:
+    specs = [sample_spec(i, "scenes_simple") for i in range(40)]
+    one = next(s for s in specs if sum(g.count for g in s.groups) == 1)
+    two = next(s for s in specs if sum(g.count for g in s.groups) == 2)
+    image = torch.from_numpy(render(two, 0, 64)[0].copy()).permute(2, 0, 1)[None]
+    evaluator = SceneAlignment(controls=False)
+    evaluator.update(image, image, ["one"], specs=[one.to_dict()])
+    confusion = evaluator.details()["count_confusion"]
+    assert confusion[1][2] == 1 and sum(map(sum, confusion)) == 1

@@ -45,3 +45,12 @@ def test_other_measurements_do_not_share_a_column(change: dict) -> None:
 
 def test_other_models_and_samplers_do() -> None:
     assert differences(CARD, replace(CARD, value=0.1, sampling={"guidance_scale": 4.0}, model={"family": "gan"})) == []
+
+
+def test_the_identity_of_a_measurement_knows_no_order_of_keys_and_no_names_of_folders() -> None:
+    turned = replace(CARD, protocol=dict(reversed(CARD.protocol.items())), data="elsewhere")
+    assert turned.protocol_id() == CARD.protocol_id() and differences(CARD, turned) == []
+    for change in ({"n_fake": 65}, {"n_real": 65}, {"metric": "count"}, {"split": "combo"}, {"protocol": {}}):
+        assert replace(CARD, **change).protocol_id() != CARD.protocol_id()
+        (line,) = differences(CARD, replace(CARD, **change))
+        assert line.startswith(f"{next(iter(change))}: ")

@@ -103,3 +103,24 @@ def test_broken_weights_are_a_reason_not_a_number() -> None:
         extractor_broken = Broken()
         extractor_broken.cache = FeatureCache()
         extractor_broken(images(2, 0))
+
+
+def test_a_part_of_a_large_tensor_is_kept_alone(tmp_path) -> None:
+    large = torch.zeros(1000, 1000)
+    FeatureCache(tmp_path).put("a" * 40, large[:2, :2])
+    (path,) = tmp_path.glob("*/*.pt")
+    assert path.stat().st_size < 10_000
+
+
+def test_reading_makes_a_file_young(tmp_path) -> None:
+    FeatureCache(tmp_path).put("a" * 40, torch.ones(2))
+    (path,) = tmp_path.glob("*/*.pt")
+    os.utime(path, (1, 1))
+    assert torch.equal(FeatureCache(tmp_path).get("a" * 40), torch.ones(2))
+    assert path.stat().st_mtime > 1000, "what is used is deleted last"
+
+
+def test_probabilities_are_of_an_images_classes() -> None:
+    found = extractor(FeatureCache()).probabilities(images(5, 0))
+    assert found.shape == (5, 16)
+    torch.testing.assert_close(found.sum(1), torch.ones(5))

@@ -112,6 +112,18 @@ def test_bad_files_of_captions(tmp_path: Path, name: str, text: str, message: st
         read_prompts(tmp_path / "nowhere.txt", [])
 
 
+def test_as_many_files_may_be_broken_as_was_said_and_not_one_more(tmp_path: Path) -> None:
+    for i in range(10):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_text("hello")
+    assert len(read_folder(tmp_path, "images", 0.1)) == 9
+    with pytest.raises(ValueError, match="1 of 10 files cannot be read"):
+        read_folder(tmp_path, "images", 0.09)
+    (tmp_path / "5.png").write_text("hello")
+    with pytest.raises(ValueError, match="2 of 10 files cannot be read"):
+        read_folder(tmp_path, "images", 0.1)
+
+
 def test_a_strangers_folder_blocks_nothing_runs_nothing_and_shows_nothing_of_ours(folder: Path, tmp_path: Path) -> None:
     """Pipes, folders, links out of the folder and documents that other programs would run are left out by name."""
     Image.new("RGB", (8, 8)).save(tmp_path / "private.png")

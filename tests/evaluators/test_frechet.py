@@ -92,6 +92,16 @@ def test_extrapolation_takes_the_bias_away() -> None:
     assert judge(fake) == {"fd_inf_pixels_raw": found}  # subsets have their own seed
 
 
+def test_extrapolation_draws_nothing_from_the_global_state() -> None:
+    reference, fake, found = normal(1200, 8, 0), normal(1200, 8, 1) + 0.5, []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(FrechetInfinity(Pixels(8)).against(reference)(fake))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert found[0] == found[1]
+
+
 def test_extrapolation_wants_a_thousand_images() -> None:
     evaluator = fed(FrechetInfinity(Pixels()), real=images(999, 0), fake=images(999, 1), reference=images(999, 2))
     with pytest.raises(NotComputed, match="at least 1000, got 999"):
@@ -117,6 +127,16 @@ def test_against_all_training_images_with_moments_kept_by_content() -> None:
     torch.testing.assert_close(again.mean(), features.mean(0), rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match="reference='val'"):
         FrechetDistance(extractor, reference="val")
+
+
+def test_moments_of_one_extractor_are_not_anothers() -> None:
+    cache, train, stored = FeatureCache(), images(300, 5), []
+    for weights in ("one", "two"):
+        extractor = Pixels(sha256=weights)
+        extractor.cache = cache
+        extractor._features = lambda net, image, scale=len(stored) + 1: scale * image.flatten(1)[:, :16].float()
+        stored.append(reference_stats(extractor, train).mean())
+    torch.testing.assert_close(stored[1], 2 * stored[0])
 
 
 def test_batches_and_order_change_no_digit() -> None:

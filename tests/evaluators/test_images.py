@@ -30,3 +30,10 @@ def test_a_broken_image_is_an_error_and_never_a_black_one(bad: float) -> None:
 def test_refuses_what_is_not_a_float_batch(image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="float image batch"):
         to_uint8(image)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_pixels_become_the_nearest_byte(dtype: torch.dtype) -> None:
+    image = torch.linspace(-1, 1, 1024).to(dtype).view(1, 1, 32, 32)
+    expected = ((image.double() + 1) * 127.5).round().to(torch.uint8)
+    assert torch.equal(to_uint8(image), expected)

@@ -47,3 +47,13 @@ def test_wants_as_many_images_as_inception_has_classes() -> None:
     assert evaluator.name == "inception_score"
     with pytest.raises(NotComputed, match="at least 1000, got 200: it cannot exceed the number of images"):
         evaluator.compute()
+
+
+def test_the_interval_is_that_of_a_mean_over_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception_score, "SPLIT_IMAGES", 100)
+    evaluator = fed(InceptionScore(Pixels(), controls=False), real=images(400, 0), fake=images(400, 1))
+    values = evaluator.compute()
+    each = torch.tensor(inception_scores(evaluator.rows.column("fake"), 4), dtype=torch.float64)
+    mean, half = float(each.mean()), 1.96 * float(each.std()) / 4**0.5
+    found = (values["is_pixels_raw_low"], values["is_pixels_raw"], values["is_pixels_raw_high"])
+    assert found == pytest.approx((mean - half, mean, mean + half), rel=1e-9)

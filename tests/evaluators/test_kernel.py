@@ -71,6 +71,37 @@ def test_large_sets_are_cut_into_disjoint_blocks_by_a_seed_of_their_own(monkeypa
     assert len(disjoint(x[:100], x[:100])) == 1
 
 
+def test_blocks_are_averaged_and_their_interval_is_that_of_a_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "LIMIT", 100)
+    sets = {"real": images(400, 0), "fake": images(400, 1, high=200), "reference": images(400, 2)}
+    evaluator = fed(KernelDistance(Pixels(), controls=False), **sets)
+    values = evaluator.compute()
+    reference, fake = (evaluator.rows.column(name).double() for name in ("reference", "fake"))
+    rms = reference.square().mean().sqrt()
+    found = [mmd2(x, y, polynomial(16)) for x, y in disjoint(reference / rms, fake / rms)]
+    assert len(found) == 4 and len({value for value, _ in found}) == 4
+    mean = sum(value for value, _ in found) / 4
+    half = 1.96 * (sum(error**2 for _, error in found) / 4**2) ** 0.5  # variance of a mean of four
+    expected = {"kd_pixels_raw": mean, "kd_pixels_raw_low": mean - half, "kd_pixels_raw_high": mean + half}
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_both_sets_are_shuffled_before_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "LIMIT", 100)
+    x = torch.arange(300.0)[:, None]
+    for part in range(2):
+        cut = [block[part].flatten() for block in disjoint(x, x)]
+        assert all(block.min() < 60 and block.max() > 240 for block in cut)
+    assert not any(torch.equal(a, b) for a, b in disjoint(x, x)), "an image would meet its own number"
+
+
+def test_cmmd_is_a_thousand_times_the_discrepancy_of_unit_vectors() -> None:
+    sets = {"real": images(200, 0), "fake": images(200, 1, high=128), "reference": images(200, 2)}
+    evaluator = fed(CMMD(Pixels(), controls=False), **sets)
+    unit = [torch.nn.functional.normalize(evaluator.rows.column(name).double()) for name in ("reference", "fake")]
+    assert evaluator.compute()["cmmd_pixels_raw"] == pytest.approx(1000 * gaussian_mmd2(*unit), rel=1e-9)
+
+
 def test_cmmd_compares_means_of_unit_vectors() -> None:
     x, y = (torch.nn.functional.normalize(f) for f in (normal(400, 64, 0), normal(400, 64, 1) + 0.3))
     shift = (x.mean(0) - y.mean(0)).square().sum()

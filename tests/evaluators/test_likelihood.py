@@ -77,3 +77,13 @@ def test_other_data_stands_beside_the_models_own() -> None:
     evaluator.prepare(SimpleNamespace(other_likelihoods=None))
     assert not evaluator.details() and "auroc_mnist" not in evaluator.compute()
     assert evaluator.higher_is_better is False and evaluator.unit == ""
+
+
+def test_strangers_are_judged_by_the_last_column_alone() -> None:
+    evaluator, real = Likelihood(), images(3, 0)
+    others = {"mnist": {"elbo_nats": torch.full((4,), 999.0), "iwae_5_nats": torch.full((4,), 150.0)}}
+    evaluator.prepare(SimpleNamespace(other_likelihoods=others))
+    columns = {"elbo_nats": torch.tensor([1.0, 2.0, 3.0]), "iwae_5_nats": torch.tensor([100.0, 140.0, 160.0])}
+    evaluator.update(real, real, None, likelihood=columns)
+    assert evaluator.compute()["auroc_mnist"] == pytest.approx(2 / 3)
+    assert evaluator.details()["likelihood"]["column"] == "iwae_5_nats"

@@ -143,3 +143,43 @@ def test_training_sets_and_likelihoods_reach_those_who_ask(make_prompts) -> None
     asking = judges(a=["train", "likelihood"])
     measure(asking, replace(prompts, train=prompts.reference, likelihood=nats), lambda i: prompts.real[i], batch_size=3)
     assert [c[2]["likelihood"]["nll"].tolist() for c in asking["a"].calls] == [[0, 1, 2], [3]]
+
+
+def test_a_second_split_starts_without_the_rows_of_the_first(make_prompts) -> None:
+    judge, first, second = Brightness(), make_prompts(5), make_prompts(3, "combo")
+    measure({"a": judge}, first, lambda i: first.real[i])
+    found = measure({"a": judge}, second, lambda i: second.reference[i])
+    assert judge.rows.indices == [0, 1, 2]
+    assert found.metrics["brightness"]["value"] == pytest.approx(float(second.reference[:3].float().mean()), rel=1e-5)
+
+
+class Several(Brightness):
+    """A headline, a number beside it, and a count of its own."""
+
+    def compute(self) -> dict[str, float]:
+        return {"brightness": 0.5, "brightness_n": 2, "side": 1.0}
+
+
+def test_headlines_and_counts_are_the_evaluators_own(make_prompts) -> None:
+    prompts = make_prompts(4)
+    found = measure({"a": Several()}, prompts, lambda i: prompts.real[i]).metrics
+    assert (found["brightness"]["headline"], found["side"]["headline"]) == (True, False)
+    assert (found["brightness"]["n"], found["side"]["n"]) == (2, 4)
+    assert found["brightness"]["protocol"]["images"] == 4
+
+
+def test_every_image_of_a_batch_stays_beside_its_own(make_prompts) -> None:
+    """Where some images have no caption, references, reconstructions, labels and specs are cut with them."""
+    full = make_prompts(7)
+    captions = [caption if i % 3 else None for i, caption in enumerate(full.captions)]
+    likelihood = {"elbo_nats": torch.arange(7.0)}
+    prompts = replace(full, captions=captions, labels=list(range(7)), reconstruction=255 - full.real, likelihood=likelihood)
+    judge = Brightness(["captions", "labels"])
+    measure({"a": judge}, prompts, lambda i: prompts.real[i], batch_size=4)
+    assert [c[0] for c in judge.calls] == [[1, 2], [4, 5]]
+    for indices, captions, extra in judge.calls:
+        assert captions == [full.captions[i] for i in indices] and extra["labels"] == indices
+        assert extra["specs"] == [full.specs[i] for i in indices]
+        assert torch.equal(extra["reference"], full.reference[indices])
+        assert torch.equal(extra["reconstruction"], 255 - full.real[indices])
+        assert extra["likelihood"]["elbo_nats"].tolist() == indices

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluators.base import NotComputed
+from evaluators.frechet import frechet_of_features
 from evaluators.memorisation import Memorisation, blurred, mann_whitney_z
 from evaluators.prompts import PromptSet
+from scenes.scoring import wilson
 from tests.evaluators.pixel_features import Pixels, fed, images
 
 
@@ -112,3 +114,26 @@ def test_blurred_pixels_are_means_of_areas() -> None:
     image = images(2, 0, side=16)
     expected = image.float().reshape(2, 3, 8, 2, 8, 2).mean((3, 5)).flatten(1) / 255
     torch.testing.assert_close(blurred(image), expected)
+
+
+def test_shares_have_wilsons_interval() -> None:
+    values = panel(copied(0.5)).compute()
+    for space in ("pixels_raw", "pixels"):
+        share = values[f"memorised_{space}"]
+        expected = wilson(share * 300, 300)
+        assert (values[f"memorised_{space}_low"], values[f"memorised_{space}_high"]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("train", "holdout"), [(TRAIN, HOLDOUT), (HOLDOUT, TRAIN)])
+def test_the_gap_compares_equally_many_at_even_steps(train: Tensor, holdout: Tensor) -> None:
+    evaluator = Memorisation(Pixels(64))
+    evaluator.prepare(PromptSet("test", None, None, None, REAL, None, None, train=train, holdout=holdout))
+    values = fed(evaluator, real=REAL, fake=smooth(300, 3)).compute()
+
+    def features(image: Tensor) -> Tensor:
+        return image.flatten(1)[:, :64].float() / 255
+
+    sets = [features(image[:: len(image) // 300]) for image in (train, holdout)]
+    for name, image in (("fd_gap_pixels_raw", smooth(300, 3)), ("fd_gap_pixels_raw_real", REAL)):
+        to_train, to_holdout = (frechet_of_features(one, features(image)) for one in sets)
+        assert values[name] == pytest.approx(to_train - to_holdout, rel=1e-6)

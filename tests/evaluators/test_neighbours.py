@@ -42,3 +42,26 @@ def test_a_set_of_copies_has_neighbours_at_zero() -> None:
 def test_too_few_neighbours_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 nearest neighbours among 2 images"):
         Space(a=torch.rand(3, 2)).nearest("a", "a", 3)
+
+
+@pytest.mark.parametrize("side", [1024, 7])
+def test_the_first_of_equal_neighbours_is_taken(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", side)
+    b = torch.cat([torch.full((3, 2), 9.0), torch.zeros(40, 2)])
+    indices = Space(a=torch.zeros(2, 2), b=b).nearest("a", "b", 3)[1]
+    assert indices.diff(dim=1).gt(0).all(), "ascending by index where distances are equal"
+    few = torch.tensor([[5.0], [1.0], [1.0], [7.0], [1.0]])
+    assert Space(a=torch.zeros(1, 1), b=few).nearest("a", "b", 4)[1].tolist() == [[1, 2, 4, 0]]
+
+
+@pytest.mark.parametrize("side", [1024, 5])
+def test_balls_are_counted_on_both_sides_with_their_edges_inside(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", side)
+    a, b = (2 * normal(23, 3, 0)).round(), (2 * normal(17, 3, 1)).round()  # whole numbers: equal distances are equal
+    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    radii_a, radii_b = distances[:, 4].clone(), distances[6].clone()  # pairs that lie on the edge of a ball exactly
+    counts = Space(a=a, b=b).inside("a", "b", radii_a, radii_b)
+    within_b, within_a = distances <= radii_b, distances <= radii_a[:, None]
+    for found, expected in zip(counts, (within_b.sum(1), within_b.sum(0), within_a.sum(0)), strict=True):
+        assert torch.equal(found, expected)
+    assert within_a[:, 4].all() and within_b[6].all()

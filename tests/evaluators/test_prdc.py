@@ -84,3 +84,17 @@ def test_evaluator_names_intervals_and_controls() -> None:
 
     share = torch.tensor([1.0] * 8 + [0.0] * 2)
     assert interval(share, share=True) == pytest.approx(wilson(8, 10), abs=1e-9)
+
+
+def test_intervals_are_wilsons_for_shares_and_normal_for_density() -> None:
+    from scenes.scoring import wilson
+
+    sets = {"real": images(200, 0), "fake": images(200, 1, high=250), "reference": images(200, 2)}
+    evaluator = fed(PRDC(Pixels(), controls=False), **sets)
+    values = evaluator.compute()
+    answers = prdc(evaluator.rows.column("reference"), evaluator.rows.column("fake"))
+    for part, found in answers.items():
+        mean, error = float(found.mean()), float(found.std()) / 200**0.5
+        expected = (mean - 1.96 * error, mean + 1.96 * error) if part == "density" else wilson(float(found.sum()), 200)
+        assert (values[f"{part}_pixels_raw_low"], values[f"{part}_pixels_raw_high"]) == pytest.approx(expected, rel=1e-9)
+    assert answers["density"].max() > 1

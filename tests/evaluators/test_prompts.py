@@ -104,3 +104,71 @@ def test_sample_seeds_are_stable() -> None:
     assert sample_seed(0, "iid", 3) == sample_seed(0, "iid", 3)
     assert len({sample_seed(s, split, i) for s in (0, 1) for split in ("iid", "combo") for i in range(50)}) == 200
     assert 0 <= sample_seed(0, "iid", 3) < 2**32
+
+
+class Seen(Numbers):
+    """Shows the sample seed that it was asked with, and remembers it."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.seeds: dict[int, list[int]] = {}
+
+    def __getitem__(self, key):
+        self.seeds.setdefault(key[0], []).append(key[1])
+        return super().__getitem__(key)
+
+
+def level(images: torch.Tensor) -> list[int]:
+    """Which images of `Numbers` these are."""
+    return [round((value / 127.5 - 1) * 100) for value in images[:, 0, 0, 0].tolist()]
+
+
+def test_a_prompts_image_is_the_same_for_every_n() -> None:
+    dataset = Seen(20)
+    data = SimpleNamespace(train_dataset=Numbers(50), val_dataset=None, test_dataset=dataset)
+    for n in (3, 7):
+        load_prompts(data, "test", n)
+    first = [seeds for index, seeds in dataset.seeds.items() if index < 3]
+    assert all(len(seeds) == 2 and seeds[0] == seeds[1] for seeds in first) and len({s[0] for s in first}) == 3
+
+
+def test_which_images_are_reference_training_and_held_out() -> None:
+    data = SimpleNamespace(train_dataset=Numbers(80), val_dataset=Numbers(8), test_dataset=Numbers(30))
+    prompts = load_prompts(data, "test", 10, ("train", "holdout"), train_images=4)
+    assert level(prompts.real) == list(range(10)) and level(prompts.reference) == list(range(10, 20))
+    assert level(prompts.holdout) == list(range(20, 30)) and level(prompts.train) == [0, 20, 40, 60]
+    assert level(load_prompts(data, "test", 20).reference) == [i * 80 // 20 for i in range(20)]
+    own = load_prompts(data, "train", 30, ("holdout",))
+    assert own.reference_split == "train" and own.holdout_split == "test" and level(own.holdout) == list(range(30))
+
+
+def test_held_out_images_are_never_training_images() -> None:
+    data = SimpleNamespace(train_dataset=Numbers(80), val_dataset=None, test_dataset=None)
+    assert load_prompts(data, "train", 10, ("holdout",)).holdout is None
+
+
+def test_real_images_of_scenes_are_drawn_each_for_itself(scenes) -> None:
+    from scenes.render import render
+
+    found, pairs = load_prompts(scenes, "iid", 3), scenes.prompts("iid", 6)
+    for i, image in enumerate([*found.real, *found.reference]):
+        expected = render(pairs[i][1], sample_seed("real", "iid", i), 64)[0]
+        assert torch.equal(image.permute(1, 2, 0), torch.from_numpy(expected.copy()))
+
+
+def test_a_numbers_identity_holds_the_contents_that_it_rests_on(scenes) -> None:
+    prompts = replace(load_prompts(scenes, "iid", 3), labels=[1, 2, 3])
+    prompts = replace(prompts, train=prompts.real[:2], holdout=prompts.real[2:])
+    everything = ("reference", "train", "holdout", "captions", "specs", "labels")
+    whole = prompts.identity(everything)
+    names = {"real_images", "reference_images", "train_images", "holdout_images", "captions", "specs", "labels"}
+    assert set(whole) == names and set(prompts.identity()) == {"real_images"}
+    assert set(prompts.identity(["train"])) == {"real_images", "train_images"}
+    changed = {
+        "real_images": {"real": prompts.real.flip(0)}, "reference_images": {"reference": prompts.real},
+        "train_images": {"train": prompts.real}, "holdout_images": {"holdout": prompts.real},
+        "captions": {"captions": ["a", "b", "c"]}, "specs": {"specs": prompts.specs[::-1]}, "labels": {"labels": [1, 2, 4]},
+    }  # fmt: skip
+    for name, change in changed.items():
+        other = replace(prompts, **change).identity(everything)
+        assert [key for key in whole if whole[key] != other[key]] == [name]

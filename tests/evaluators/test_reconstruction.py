@@ -83,3 +83,17 @@ def test_lpips_reads_a_backbone_and_puts_its_own_layers_on_top(tmp_path: Path, m
     same = Lpips()
     same.update(real, real, None, reconstruction=real)
     assert same.compute()["lpips_alex"] == 0
+
+
+@pytest.mark.parametrize(("side", "window"), [(5, 5), (7, 7), (8, 7), (9, 9)])
+def test_small_images_have_the_largest_odd_window(side: int, window: int) -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    real, rebuilt = (images(3, seed, side=side).double() for seed in (0, 1))
+    settings = {"data_range": 255.0, "gaussian_kernel": False, "reduction": "none"}
+    expected = structural_similarity_index_measure(rebuilt, real, kernel_size=window, **settings)
+    torch.testing.assert_close(ssim(real.to(torch.uint8), rebuilt.to(torch.uint8)), expected.flatten())
+
+
+def test_more_decibels_are_better_and_less_lpips_is() -> None:
+    assert Reconstruction().higher_is_better is True and Lpips().higher_is_better is False

@@ -46,3 +46,14 @@ def test_wrong_columns_are_refused() -> None:
         rows.add([1], score=torch.ones(1))
     with pytest.raises(KeyError, match="there are score, name"):
         rows.column("nothing")
+
+
+def test_numbering_goes_on_after_the_largest_number() -> None:
+    rows = made([5])
+    assert list(rows.next(2)) == [6, 7] and list(Rows().next(2)) == [0, 1]
+
+
+def test_rows_keep_values_and_no_graph() -> None:
+    rows, score = Rows(), torch.ones(2, requires_grad=True)
+    rows.add([0, 1], score=2 * score)
+    assert not rows.column("score").requires_grad and rows.column("score").tolist() == [2, 2]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from evaluators.card import digest
-from evaluators.samples import Batch, SampleStore, save_shown, sec_per_image
+from evaluators.samples import Batch, SampleStore, save_shown, sec_per_image, write_png
 
 
 def images(n: int, channels: int = 3) -> torch.Tensor:
@@ -62,3 +63,17 @@ def test_shown_images_lie_under_their_contents(tmp_path) -> None:
     assert [p.name for p in sorted(folder.iterdir())] == ["00000.png", "00001.png", "00002.png"]
     assert save_shown(tmp_path, "iid", images(5), count=3) == folder
     assert save_shown(tmp_path, "iid", images(5).flip(0), count=3) != folder
+
+
+def test_a_picture_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "00000.png"
+    write_png(path, torch.zeros(3, 4, 4, dtype=torch.uint8))
+    before = path.read_bytes()
+
+    def refuse(*_) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        write_png(path, torch.full((3, 4, 4), 9, dtype=torch.uint8))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -179,3 +179,36 @@ def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
         side["pictures"] = {name: file for name, file in side["pictures"].items() if "step=00000008" in name}
     assert len(whole["pictures"]) == 2
     assert_same(whole, parts)
+
+
+def test_reconstructions_stay_in_range() -> None:
+    module, image = small(), 20 * torch.randn(8, 1, 6, 6)
+    assert module.decode(module.encode(image)).abs().max() > 1
+    assert module.reconstruct({"image": image}).abs().max() == 1
+
+
+def test_moments_travel_with_the_weights() -> None:
+    module, other = small(), small()
+    module._follow(torch.randn(50, 3) @ torch.randn(3, 3) + 5)
+    other.load_state_dict(module.state_dict())
+    assert other.sampling_refusal() is None
+    assert torch.equal(other.sample(3, seeds=[1, 2, 3]), module.sample(3, seeds=[1, 2, 3]))
+    for name, value in module.named_buffers():
+        assert value.any() and torch.equal(other.get_buffer(name), value), name
+
+
+def test_an_image_is_drawn_from_its_seed_and_not_from_its_place() -> None:
+    module = small()
+    module._follow(torch.randn(50, 3))
+    image = module.sample(3, seeds=[5, 6, 7])
+    assert torch.allclose(module.sample(2, seeds=[7, 5]), image[[2, 0]], atol=1e-6)
+    assert not torch.allclose(image[0], image[1], atol=1e-3)
+
+
+def test_moments_keep_no_graph() -> None:
+    module, seen = small(), []
+    follow = module._follow
+    module._follow = lambda z: (seen.append(z.requires_grad), follow(z))
+    for _ in range(2):
+        module.losses({"image": torch.randn(4, 1, 6, 6)})["loss"].backward()
+    assert seen == [False, False] and not any(buffer.requires_grad for buffer in module.buffers())

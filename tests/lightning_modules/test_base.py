@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +76,87 @@ def test_seeding_covers_python_and_torch(key: tuple[int, ...]) -> None:
     first = random.random(), torch.rand(()).item()
     seed_everything(*key)
     assert first == (random.random(), torch.rand(()).item())
+
+
+class Many(Two):
+    """Two parameters a group, one of them frozen, and a scalar that is not minimised."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.c = nn.Linear(2, 1)
+        self.c.bias.requires_grad_(False)
+
+    def losses(self, batch):
+        return super().losses(batch) | {"beside": torch.tensor(100.0)}
+
+    def clip_groups(self):
+        return GenerativeModule.clip_groups(self)
+
+
+def test_only_the_loss_is_minimised_and_validation_reports_all() -> None:
+    module, batch = Many(), {"image": torch.ones(4, 2)}
+    assert module.training_step(batch, 0) < 50
+    assert set(module.last_losses) == set(module.validation_step(batch, 0)) == {"loss", "beside"}
+    assert module.batches_seen == 1, "validation is not counted"
+
+
+def test_random_numbers_differ_between_ranks_and_images_are_counted_over_all() -> None:
+    losses = []
+    for rank in (0, 1):
+        module = Many()
+        for p in module.parameters():
+            p.data.zero_()
+        module._trainer = SimpleNamespace(world_size=4, global_rank=rank)
+        losses.append(module.training_step({"image": torch.ones(3, 2)}, 0).item())
+        assert (module.batches_seen, module.images_seen) == (1, 12)
+    assert losses[0] != losses[1]
+
+
+def test_frozen_weights_are_neither_optimised_nor_clipped() -> None:
+    module = Many()
+    trainable = [module.a.weight, module.b.weight, module.c.weight]
+    assert [id(p) for p in module.param_groups()] == [id(p) for p in trainable]
+    assert {k: [id(p) for p in v] for k, v in module.clip_groups().items()} == {"model": [id(p) for p in trainable]}
+
+
+def test_the_norm_of_a_group_is_that_of_all_its_gradients() -> None:
+    module = Many(clip_norm=0.5)
+    module.a.weight.grad, module.b.weight.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    module.configure_gradient_clipping(None)
+    assert module.last_grad_norms["model"] == 5
+    assert torch.allclose(module.a.weight.grad, torch.tensor([[0.3, 0.0]]), atol=1e-5)
+    module.a.weight.grad = module.b.weight.grad = None
+    module.configure_gradient_clipping(None)
+    assert module.last_grad_norms == {}
+
+
+class Groups(Two):
+    def param_groups(self):
+        return [{"params": [self.a.weight], "lr": 0.1}, {"params": [self.b.weight]}]
+
+
+def test_each_group_keeps_its_own_rate_which_is_set_before_the_step() -> None:
+    module = Groups(lr_schedule=lambda step: 2.0 ** -step)
+    optimizer = module.configure_optimizers()
+    module.batches_seen = 5  # gradients of several batches may make one step
+    for step in range(3):
+        before = module.a.weight.detach().clone(), module.b.weight.detach().clone()
+        module.a.weight.grad, module.b.weight.grad = torch.ones(1, 2), torch.ones(1, 2)
+        module.optimizer_step(0, 0, optimizer, lambda: None)
+        assert torch.allclose(before[0] - module.a.weight, torch.full((1, 2), 0.1 / 2**step))
+        assert torch.allclose(before[1] - module.b.weight, torch.full((1, 2), 0.5 / 2**step))
+        assert module.optimizer_steps == step + 1
+
+
+def test_a_schedule_that_is_no_function_is_refused() -> None:
+    with pytest.raises(ValueError, match="model.lr_schedule='linear': give null or a schedule"):
+        Two(lr_schedule="linear")
+    assert Two().configure_optimizers().param_groups[0]["lr"] == 0.5
+
+
+def test_seeding_tells_keys_apart() -> None:
+    seen = set()
+    for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)):
+        seed_everything(*key)
+        seen.add((random.random(), torch.rand(()).item()))
+    assert len(seen) == len({a for a, _ in seen}) == len({b for _, b in seen}) == 4

@@ -11,6 +11,7 @@ import sample
 import train
 from evaluators.extractors.classifier import Classifier as Extractor
 from evaluators.images import to_uint8
+from lightning_modules.classifier import Classifier
 from runtime.checkpoint import load_module
 from tests.datamodules.class_data import small_run, write_class_data
 from tests.sessions import assert_same, contents
@@ -31,6 +32,44 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(place: Path) -> dict:
     return train.main(overrides(place, "run", "trainer.max_steps=60", "model.net.dims=[32,32]"))
+
+
+class Scores(torch.nn.Module):
+    """Scores of three classes that do not depend on the image, in half precision; features that are not scores."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[4.0, 1.0, 0.0], [0.0, 2.0, 1.0]]).bfloat16()[: len(image)]
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.arange(8.0).view(2, 4).bfloat16()[: len(image)]
+
+
+def test_loss_and_accuracy_are_their_definitions() -> None:
+    module = Classifier(Scores(), 4, 1, 3, label_smoothing=0.3)
+    batch = {"image": torch.zeros(2, 1, 4, 4), "label": torch.tensor([0, 2])}
+    log_p = torch.tensor([[4.0, 1.0, 0.0], [0.0, 2.0, 1.0]]).log_softmax(1)
+    plain = -(log_p[0, 0] + log_p[1, 2]) / 2
+    smooth = 0.7 * plain - 0.3 * log_p.mean()
+    losses = module.train().losses(batch)
+    torch.testing.assert_close(losses["loss"], smooth)
+    assert losses["accuracy"] == 0.5 and losses["loss"].dtype == torch.float32
+    torch.testing.assert_close(module.eval().losses(batch)["loss"], plain)
+
+
+def test_features_and_scores_are_float32_of_images_of_the_trained_size() -> None:
+    module = Classifier(Scores(), 4, 1, 3)
+    image = torch.zeros(2, 1, 4, 4)
+    assert torch.equal(module.features(image), torch.arange(8.0).view(2, 4))
+    assert torch.equal(module.logits(image), torch.tensor([[4.0, 1.0, 0.0], [0.0, 2.0, 1.0]]))
+    for judge in (module.features, module.logits):
+        for wrong in (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 4, 8)):
+            with pytest.raises(ValueError, match=r"trained on images \(1, 4, 4\)"):
+                judge(wrong)
+
+
+def test_a_classifier_asks_for_no_grids() -> None:
+    module = Classifier(Scores(), 4, 1, 3)
+    assert module.example_conditions() == 0 and "draws no images" in module.sampling_refusal()
 
 
 def test_it_learns_and_says_so(trained: dict, place: Path) -> None:

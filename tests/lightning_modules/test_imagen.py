@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from diffusion.samplers import ddim, ddpm
 from diffusion.schedules import CosineSchedule
 from lightning_modules.imagen import Imagen
 from lightning_modules.stage import DiffusionStage, drop_text, enlarge, reduce
-from networks.text import BagOfWords
+from networks.text import BagOfWords, TextEmbedding
 from networks.unet import UNet
 
 PROMPTS = ["a red circle", "two blue squares left of a green one", "", "a red circle"]
@@ -204,6 +205,210 @@ def test_a_checkpoint_of_another_text_encoder_is_refused_and_no_encoder_is_saved
     with pytest.raises(ValueError, match="was trained with text encoder bag"):
         other.on_load_checkpoint(checkpoint)
     assert not [key for key in module.state_dict() if "encoder" in key]
+
+
+# ---- the assembly, with recorders in place of the encoder and the stages ----
+
+
+class Encoder:
+    """A text encoder that keeps what it is asked: tokens of the caption's length, and whether autocast was on."""
+
+    id, revision = "recorder", "7"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.autocast: list[bool] = []
+
+    def encode(self, captions: list[str]) -> TextEmbedding:
+        self.asked.append(captions)
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+        lengths = torch.tensor([max(1, len(c.split())) for c in captions])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return TextEmbedding(torch.ones(*mask.shape, 3) * lengths[:, None, None] * mask[..., None], mask, torch.ones(1, 3))
+
+    def check_length(self, prompts: list[str], *, strict: bool) -> None:
+        if strict and max(map(len, prompts)) > 20:
+            raise ValueError("too long")
+
+
+class Stage(DiffusionStage):
+    """A stage that keeps what it is given; its loss is 1, 2, 3, ... and its picture has its size."""
+
+    def __init__(self, size: int, lowres: int | None = None, **kwargs) -> None:
+        super().__init__(torch.nn.Linear(2, 2), image_size=size, lowres_size=lowres, schedule=None, sampler=None, **kwargs)
+
+    def loss(self, image, text, text_mask, seeds, u, tag):
+        self.given = dict(image=image, text=text, text_mask=text_mask, seeds=seeds, u=u, tag=tag)
+        return torch.arange(1.0, len(image) + 1) * self.image_size
+
+    def sample(self, text, text_mask, keep, seeds, tag, **options):
+        self.given = dict(text=text, text_mask=text_mask, keep=keep, seeds=seeds, tag=tag, **options)
+        return torch.full((len(text), 3, self.image_size, self.image_size), self.image_size / 100)
+
+
+def assembled(world_size: int = 1, rank: int = 0, share: float = 0.5, **kwargs) -> Imagen:
+    stages = {"small": Stage(8), "middle": Stage(16, 8, batch_share=share), "large": Stage(32, 16)}
+    module = Imagen(Encoder(), stages, **kwargs)
+    module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+    return module
+
+
+CAPTIONS = ["a red circle", "", "a dog", "  ", "two", "blue", "a b c d", "x"]
+
+
+def train_batch(**more) -> dict:
+    return {"image": torch.rand(8, 3, 32, 32), "caption": CAPTIONS, "seed": torch.arange(8) + 40, **more}
+
+
+def test_each_stage_gets_its_share_of_the_batch_with_its_own_captions_seeds_and_name():
+    module, batch = assembled(), train_batch()
+    losses = module.losses(batch)
+    text, mask, keep = module.embed(CAPTIONS)
+    assert keep.tolist() == [True, False, True, False, True, True, True, True]
+    for name, n in (("small", 8), ("middle", 4), ("large", 8)):
+        given = module.stages[name].given
+        assert given["tag"] == name and torch.equal(given["image"], batch["image"][:n])
+        assert torch.equal(given["seeds"], batch["seed"][:n]) and torch.equal(given["text_mask"], mask[:n])
+        assert torch.equal(given["text"], (text * keep[:, None, None])[:n]), "an empty caption is no text"
+        assert torch.equal(given["u"], module.quantiles(n, name))
+    assert {k: v.item() for k, v in losses.items()} == {
+        "loss": 36 + 40 + 144, "loss_small": 36, "loss_middle": 2.5 * 16, "loss_large": 144
+    }  # fmt: skip
+    tiny = assembled(share=0.1)
+    tiny.losses({k: v[:2] for k, v in batch.items()})
+    assert len(tiny.stages["middle"].given["image"]) == 1
+
+
+def test_images_are_counted_over_all_ranks_in_training_only():
+    module = assembled(world_size=4, train_stages=["small", "middle"])
+    module.eval().losses(train_batch())
+    assert [int(s.images_trained) for s in module.stages.values()] == [0, 0, 0]
+    for _ in range(2):
+        module.train().losses(train_batch())
+    assert [int(s.images_trained) for s in module.stages.values()] == [64, 32, 0]
+
+
+def test_only_stages_in_training_learn_and_each_is_clipped_alone():
+    module = assembled(train_stages=["middle"])
+    assert [all(p.requires_grad for p in s.parameters()) for s in module.stages.values()] == [False, True, False]
+    assert not any(p.requires_grad for name in ("small", "large") for p in module.stages[name].parameters())
+    assert list(module.losses(train_batch())) == ["loss", "loss_middle"]
+    both = assembled(train_stages=["small", "large"]).clip_groups()
+    assert list(both) == ["small", "large"] and all(len(group) == 2 for group in both.values())
+    assert list(assembled().stages) == ["small", "middle", "large"]
+    assert assembled().train_stages == ["small", "middle", "large"]
+
+
+def test_noise_levels_of_all_ranks_together_are_even_and_of_this_batch_stage_and_run():
+    ranks = [assembled(world_size=3, rank=rank) for rank in range(3)]
+    for number in range(6):
+        for module in ranks:
+            module.batches_seen = number
+        together = torch.cat([module.quantiles(4, "small") for module in ranks])
+        assert 0 <= together.min() and together.max() < 1
+        torch.testing.assert_close(together.sort().values.diff(), torch.full((11,), 1 / 12))
+        own = ranks[1].quantiles(4, "small")
+        torch.testing.assert_close((own - own[0]) % 1, torch.arange(4) / 4)
+
+    def first(tag: str = "small", batch: int = 0, seed: int = 0, training: bool = True) -> float:
+        module = assembled().train(training)
+        module.batches_seen, module.run_seed = batch, seed
+        return module.quantiles(4, tag).min().item()
+
+    assert len({first(), first(tag="large"), first(batch=1), first(seed=1), first(training=False)}) == 5
+    assert first(training=False) == first(training=False, seed=1), "validation is the same in every run"
+    assert first(training=False, tag="large") != first(training=False)
+
+
+def test_text_comes_from_the_encoder_in_full_precision_or_from_the_data():
+    module = assembled()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        text, mask, _ = module.embed(["a b", "c"])
+    assert module.text_encoder.autocast == [False] and mask.tolist() == [[True, True], [True, False]]
+    assert text.dtype == torch.float32
+    embeds, given = torch.rand(8, 5, 3), torch.rand(8, 5) > 0.5
+    module.losses(train_batch(text_embeds=embeds, text_mask=given))
+    assert len(module.text_encoder.asked) == 1, "the encoder is not asked for what is there"
+    assert torch.equal(module.stages["small"].given["text_mask"], given)
+    assert torch.equal(module.stages["small"].given["text"][0], embeds[0])
+
+
+def test_long_prompts_are_refused():
+    assembled().check_prompts(["short"])
+    with pytest.raises(ValueError, match="too long"):
+        assembled().check_prompts(["a " * 20])
+
+
+def trained(**kwargs) -> Imagen:
+    module = assembled(**kwargs)
+    for stage in module.stages.values():
+        stage.images_trained += 1
+    return module
+
+
+def test_stages_are_drawn_in_order_each_from_the_one_below_under_its_own_name():
+    module, sampler = trained(), object()
+    image = module.sample(["a b", ""], seeds=[4, 9], sampler=sampler, threshold="static", aug_level=0.2, num_steps=6)
+    assert image.shape == (2, 3, 32, 32)
+    text, mask, keep = module.embed(["a b", ""])
+    for (name, stage), below in zip(module.stages.items(), (None, 0.08, 0.16)):
+        given = stage.given
+        assert given["tag"] == name and given["seeds"] == [4, 9] and given["keep"].tolist() == [True, False]
+        assert torch.equal(given["text"], text) and torch.equal(given["text_mask"], mask)
+        assert given["lowres"] is None if below is None else float(given["lowres"].mean()) == pytest.approx(below)
+        assert (given["sampler"], given["threshold"], given["aug_level"]) == (sampler, "static", 0.2)
+        assert given["num_steps"] == 6 and given["guidance_scale"] is None
+
+
+def test_numbers_for_one_stage_reach_that_stage():
+    module, names = trained(), ("small", "middle", "large")
+    module.sample(["a"], seeds=[0], num_steps={"middle": 3, "large": 5}, guidance_scale={"small": 2.0, "large": 0.0})
+    assert [module.stages[n].given["num_steps"] for n in names] == [None, 3, 5]
+    assert [module.stages[n].given["guidance_scale"] for n in names] == [2.0, None, 0.0]
+    module.sample(["a"], seeds=[0], guidance_scale=7.0)
+    assert [module.stages[n].given["guidance_scale"] for n in names] == [7.0, None, None]
+    lowres = torch.zeros(1, 3, 8, 8)
+    assert module.sample(["a"], seeds=[0], stages=["middle"], lowres=lowres, guidance_scale=3.0).shape[-1] == 16
+    assert module.stages["middle"].given["guidance_scale"] == 3.0 and module.stages["middle"].given["lowres"] is lowres
+
+
+def test_sampling_is_refused_for_a_stage_that_saw_no_image():
+    module = trained()
+    assert module.sampling_refusal() is None
+    module.stages["large"].images_trained.zero_()
+    assert "stage 'large' is not trained" in module.sampling_refusal()
+    assert module.sampling_refusal(["small", "middle"]) is None
+    with pytest.raises(ValueError, match="stage 'large' is not trained"):
+        module.sample(["a"], seeds=[0])
+
+
+def test_a_cascade_begins_at_a_base_and_each_stage_at_the_one_below():
+    with pytest.raises(ValueError, match="'up' starts from lowres_size=8, but the stage before it gives None"):
+        Imagen(Encoder(), {"up": Stage(16, 8)})
+    with pytest.raises(ValueError, match="'top' starts from lowres_size=8, but the stage before it gives 16"):
+        Imagen(Encoder(), {"base": Stage(8), "up": Stage(16, 8), "top": Stage(32, 8)})
+    with pytest.raises(ValueError, match="stages is empty"):
+        Imagen(Encoder(), {})
+
+
+def test_a_checkpoint_carries_counters_and_the_encoders_identity():
+    module, checkpoint = assembled(), {}
+    module.batches_seen, module.optimizer_steps, module.images_seen = 5, 4, 40
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["text_encoder"] == {"id": "recorder", "revision": "7"}
+    other = assembled()
+    other.on_load_checkpoint(checkpoint)
+    assert (other.batches_seen, other.optimizer_steps, other.images_seen) == (5, 4, 40)
+    for change in ("id", "revision"):
+        stranger = assembled()
+        setattr(stranger.text_encoder, change, "other")
+        with pytest.raises(ValueError, match="was trained with text encoder recorder \\(7\\).*other"):
+            stranger.on_load_checkpoint(checkpoint)
+    other.on_load_checkpoint({**checkpoint, "text_encoder": None})  # of a run before encoders were noted
+
+
+def test_grids_show_the_prompts_of_the_configuration():
+    assert assembled(example_prompts=("a cat", "")).example_conditions() == ["a cat", ""]
 
 
 @pytest.mark.slow

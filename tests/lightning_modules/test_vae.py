@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional as F
 
+from diffusion.random import keyed_generators, keyed_randn
 from lightning_modules.vae import VAE
 from networks.autoencoder import MLPDecoder, MLPEncoder
 from objectives.elbo import gaussian_kl
@@ -319,6 +320,8 @@ def test_collapse_is_said_once_and_not_before_the_warmup_is_over(good: VAE, caps
         ({"eval_importance_samples": [50, 0]}, r"model.eval_importance_samples\[1\]=0"),
         ({"eval_importance_samples": []}, "model.eval_importance_samples is empty"),
         ({"importance_samples": 5, "beta": 2.0}, "no separate rate: leave model.beta at 1"),
+        ({"importance_samples": 5, "free_bits_nats": 0.5}, "no separate rate: leave model.beta at 1"),
+        ({"importance_samples": 5, "kl_warmup_images": 9}, "no separate rate: leave model.beta at 1"),
         ({"dreg": True}, "model.dreg=true with one importance sample"),
     ],
 )
@@ -338,3 +341,105 @@ def test_grey_values_and_other_sizes_are_refused_in_one_line() -> None:
     assert vae(DiscretizedLogistic()).losses(grey)["loss"].isfinite()
     with pytest.raises(ValueError, match=r"made for images \(1, 6, 6\), got \(1, 8, 8\)"):
         vae().losses({"image": torch.ones(2, 1, 8, 8), "seed": torch.arange(2)})
+
+
+# ---- what the objective is made of ----
+
+
+def test_free_bits_are_of_the_rate_itself_whatever_its_weight() -> None:
+    batch = stripes(16)
+    plain = vae().losses(batch)
+    spared = vae(free_bits_nats=10.0, beta=4.0).losses(batch)
+    assert float(spared["loss"]) == pytest.approx(float(plain["distortion_nats"]) + 4 * DIM * 10, rel=1e-5)
+
+
+@pytest.mark.parametrize("dreg", [False, True])
+def test_gradients_of_the_importance_weighted_bound_are_its_estimators(dreg: bool) -> None:
+    module, batch = vae(importance_samples=6, dreg=dreg), stripes(5)
+    names, weights = zip(*module.named_parameters())
+    found = torch.autograd.grad(module.losses(batch)["loss"], weights)
+
+    mean, log_var = module.encode(batch["image"])
+    eps = keyed_randn(batch["seed"], (6, DIM), "vae").transpose(0, 1)
+    z = mean + (log_var / 2).exp() * eps
+    q = [t.detach() for t in (mean, log_var)] if dreg else [mean, log_var]
+    log_p = module.pixels.log_prob(module.decode(z), batch["image"])
+    prior, posterior = Normal(0.0, 1.0).log_prob(z).sum(-1), Normal(q[0], (q[1] / 2).exp()).log_prob(z).sum(-1)
+    log_w = log_p + prior - posterior
+    weight = log_w.detach().softmax(0)
+    # Tucker et al. 2019: the weights of the encoder's gradient are squared, those of the decoder's are not.
+    decoder = -(weight * log_w).sum(0).mean()
+    encoder = -(weight**2 * log_w).sum(0).mean() if dreg else decoder
+    for name, gradient in zip(names, found):
+        value = decoder if name.startswith("decoder") else encoder
+        (expected,) = torch.autograd.grad(value, module.get_parameter(name), retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_order_in_which_importance_samples_are_named_changes_nothing() -> None:
+    batch = stripes(4)
+    one, other = (vae(eval_importance_samples=ks).eval().likelihood(batch) for ks in ((2, 60), (60, 2)))
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_pixels_are_drawn_from_other_numbers_than_latents() -> None:
+    module, seen = vae().eval(), []
+    module.pixels.sample = lambda params, noise: seen.append(noise) or params
+    module.sample(3, seeds=[4, 5, 6], mode="sample")
+    of_latents = [torch.rand(1, SIZE, SIZE, generator=g) for g in keyed_generators([4, 5, 6], "vae sample")]
+    assert not torch.isclose(seen[0], torch.stack(of_latents)).any()
+    assert seen[0].min() >= 0 and seen[0].max() < 1 and not torch.equal(seen[0][0], seen[0][1])
+
+
+# ---- when latents count as used, and what is said of collapse ----
+
+
+def certain(deviations: list[float]) -> VAE:
+    """Its posteriors' means have these standard deviations over `spread_images`, and no variance to speak of."""
+    module = vae(latent_dim=len(deviations), hidden=())
+    with torch.no_grad():
+        layer = module.encoder.net[0]
+        layer.weight.zero_(), layer.bias.fill_(-20.0)
+        layer.bias[: len(deviations)] = 0
+        for i, deviation in enumerate(deviations):
+            layer.weight[i, 0] = deviation
+    return module
+
+
+def test_a_latent_is_in_use_where_its_means_vary_by_a_hundredth() -> None:
+    module = certain([0.2, 0.15, 0.09, 0.0])  # variances 0.04, 0.0225, 0.0081 and none
+    batch = stripes(400)
+    batch["image"][:, 0, 0, 0] = torch.tensor([1.0, -1.0]).repeat(200)  # the pixel that the means look at
+    with torch.no_grad():
+        assert module.health([batch])["active_units"] == 2
+        assert float(module.validation_step(batch, 0)["active_units"]) == 2
+
+
+def idle() -> VAE:
+    module = vae()
+    with torch.no_grad():
+        module.encoder.net[-1].weight.zero_(), module.encoder.net[-1].bias.zero_()
+    return module
+
+
+@pytest.mark.parametrize(("rate", "active", "said"), [(0.05, 3, True), (5.0, 0, True), (0.2, 1, False)])
+def test_a_posterior_has_collapsed_without_rate_or_without_latents(
+    rate: float, active: int, said: bool, capsys: pytest.CaptureFixture
+) -> None:
+    assert vae()._say_collapse(rate, active) is said
+    assert capsys.readouterr().out.startswith("posterior collapse") is said
+
+
+@torch.no_grad()
+def test_collapse_is_said_by_one_process_of_the_first_batch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    module = idle()
+    module.validation_step(stripes(24), 1)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(VAE, "global_rank", 1)
+    module.validation_step(stripes(24), 0)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(VAE, "global_rank", 0)
+    module.validation_step(stripes(24), 0)
+    assert capsys.readouterr().out.startswith("posterior collapse")

@@ -105,3 +105,25 @@ def test_other_sizes_that_cannot_be_are_refused() -> None:
             ConvEncoder(28, 1, 2, dims=dims)
     with pytest.raises(ValueError, match="upsample='nearest' is not known: choose one of repetition"):
         ConvDecoder(28, 1, 2, upsample="nearest")
+
+
+def test_a_convolutional_pair_is_its_formula() -> None:
+    encoder, image = awake(ConvEncoder(8, 1, 3, dims=(8, 16), num_res_blocks=1)), torch.randn(4, 1, 8, 8)
+    x = image
+    for down, blocks, norm in zip(encoder.down, encoder.blocks, encoder.norms):
+        h = norm(blocks(down(x)))
+        x = h * h.sigmoid()
+    assert torch.allclose(encoder(image), encoder.head(x.flatten(1)), atol=1e-5)
+    decoder, z = awake(ConvDecoder(8, 2, 3, dims=(16, 8), num_res_blocks=1)), torch.randn(4, 3)
+    x = decoder.stem(z).view(4, 16, 2, 2)
+    for blocks, norm, up in zip(decoder.blocks, decoder.norms, decoder.up):
+        h = norm(blocks(x))
+        x = up(h * h.sigmoid())
+    assert torch.allclose(decoder(z), x, atol=1e-5)
+
+
+def test_a_hidden_layer_bends() -> None:
+    encoder, image = MLPEncoder(2, 1, 3, hidden=(8,)), torch.randn(4, 1, 2, 2)
+    first, _, last = encoder.net
+    h = first(image.flatten(1))
+    assert torch.allclose(encoder(image), last(h * h.sigmoid()), atol=1e-6)

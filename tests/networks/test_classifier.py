@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from networks.classifier import ConvClassifier
+from networks.classifier import Block, ConvClassifier
 
 
 def net(**arguments) -> ConvClassifier:
@@ -42,3 +43,41 @@ def test_every_part_is_used() -> None:
 def test_data_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="needs data with classes: data=fashion_mnist"):
         net(num_classes=None)
+
+
+def test_a_block_is_its_formula_and_starts_as_its_skip() -> None:
+    x = torch.randn(2, 8, 5, 5)
+    for dim_out in (8, 16):
+        block = Block(8, dim_out)
+        skip = x if dim_out == 8 else F.conv2d(x, block.skip.weight, block.skip.bias)
+        assert torch.allclose(block(x), skip + block.conv_2.bias[:, None, None], atol=1e-6)
+        torch.nn.init.normal_(block.conv_2.weight)
+        h = F.group_norm(x, 8, block.norm_1.weight, block.norm_1.bias)
+        h = F.conv2d(h * h.sigmoid(), block.conv_1.weight, block.conv_1.bias, padding=1)
+        h = F.group_norm(h, 8, block.norm_2.weight, block.norm_2.bias)
+        h = F.conv2d(h * h.sigmoid(), block.conv_2.weight, block.conv_2.bias, padding=1)
+        assert torch.allclose(block(x), skip + h, atol=1e-4)
+
+
+def test_features_are_means_of_normalised_maps_at_halved_resolutions() -> None:
+    made, image = net(), torch.randn(3, 1, 15, 15)
+    x, sides = made.stem(image), []
+    for i, block in enumerate(made.blocks):
+        x = block(F.avg_pool2d(x, 2, ceil_mode=True) if i else x)
+        sides.append(x.shape[-1])
+    assert sides == [8, 4, 2]
+    h = made.norm(x)
+    assert torch.allclose(made.features(image), (h * h.sigmoid()).mean((2, 3)), atol=1e-6)
+
+
+def test_features_are_dropped_in_training_alone() -> None:
+    made, image = net(dropout=0.5), torch.randn(4, 1, 28, 28)
+    assert torch.equal(made(image), made(image))
+    made.train()
+    torch.manual_seed(0)
+    dropped = made(image)
+    assert not torch.allclose(dropped, made.eval()(image), atol=1e-3)
+    torch.manual_seed(0)
+    made.train()
+    features = F.dropout(made.features(image), 0.5)
+    assert torch.allclose(dropped, made.head(features), atol=1e-6)

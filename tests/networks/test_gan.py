@@ -318,3 +318,19 @@ def test_what_cannot_be_is_refused_in_one_line(make, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_dcgan_is_its_formula() -> None:
+    generator = awake(DCGANGenerator(8, 1, 4, dims=(6, 5), num_classes=CLASSES))
+    z, label = torch.randn(7, 4), classes(CLASSES, 7)
+    x = generator.stem(z).view(7, 6, 2, 2)
+    for norm, up in zip(generator.norms, generator.up):
+        x = up(norm(x, label).clamp(min=0))
+    assert torch.allclose(generator(z, label), x.tanh(), atol=1e-5) and not torch.allclose(x, x.tanh(), atol=1e-3)
+    for kind in NORMS:
+        net, image = awake(DCGANDiscriminator(8, 1, dims=(6, 5), norm=kind)), torch.randn(7, 1, 8, 8)
+        x = image
+        for down, norm in zip(net.down, net.norms):
+            h = norm(down(x))
+            x = torch.where(h > 0, h, 0.2 * h)
+        assert torch.allclose(net(image), net.head.linear(x.flatten(1))[:, 0], atol=1e-5), kind

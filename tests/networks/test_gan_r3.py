@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from networks.gan_r3 import Bottleneck, R3Discriminator, R3Generator
+from networks.gan_r3 import Bottleneck, R3Discriminator, R3Generator, scaled
 from networks.resample import mean_of_4
 
 
@@ -77,3 +77,32 @@ def test_halving_is_bilinear_and_rounds_up() -> None:
     expected = F.interpolate(x, scale_factor=0.5, mode="bilinear")
     assert torch.allclose(mean_of_4(x), expected, atol=1e-6)
     assert mean_of_4(torch.ones(1, 1, 7, 7)).tolist() == torch.ones(1, 1, 4, 4).tolist()
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """Blocks that start as the identity do something."""
+    for name, weight in net.named_parameters():
+        if name.endswith("project.weight"):
+            nn.init.normal_(weight, std=0.1)
+    return net
+
+
+def test_the_pair_is_its_formula() -> None:
+    generator, z = awake(R3Generator(8, 1, 6, dims=(16, 16, 8), group_width=8)), torch.randn(3, 6)
+    x = (z @ generator.stem.weight.T)[:, :, None, None] * generator.basis
+    x = generator.stages[0](x)
+    for resize, stage in list(zip(generator.resize, generator.stages))[1:]:
+        x = stage(F.interpolate(resize(x), scale_factor=2, mode="bilinear", align_corners=False))
+    assert torch.allclose(generator(z), generator.to_image(x).tanh(), atol=1e-5)
+    net, image = awake(R3Discriminator(8, 1, dims=(8, 16, 16), group_width=8)), torch.randn(3, 1, 8, 8)
+    x = net.stages[0](net.from_image(image))
+    for resize, stage in zip(net.resize, list(net.stages)[1:]):
+        x = stage(resize(F.interpolate(x, scale_factor=0.5, mode="bilinear")))
+    expected = ((x * net.basis.weight[:, 0]).sum((2, 3)) @ net.head.weight.T)[:, 0]
+    assert torch.allclose(net(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "fan_in"), [(nn.Linear(400, 20), 400), (nn.Conv2d(50, 8, 3), 450)])
+def test_maps_keep_their_variance_times_the_gain(layer: nn.Module, fan_in: int) -> None:
+    scaled(layer, 3.0)
+    assert layer.weight.std().item() == pytest.approx(3 / math.sqrt(fan_in), rel=0.05) and not layer.bias.any()

@@ -1,13 +1,15 @@
-"""The U-Net: shapes, masks, that every part is used, and the ways of growing a feature map."""
+"""The U-Net: shapes, masks, that every part is used, and the whole net against a plain re-computation in float64."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from networks.attention import Attention, attend
-from networks.resample import UPSAMPLE_KINDS, Upsample
-from networks.unet import UNet
+from networks.resample import UPSAMPLE_KINDS
+from networks.unet import ResBlock, UNet
 
 SMALL = dict(image_size=16, dim=16, dim_mults=(1, 2), num_res_blocks=1, attn_resolutions=(8,), head_dim=8, text_dim=12)
 
@@ -83,37 +85,159 @@ def test_order_of_the_tokens_matters_only_with_text_layers():
     assert (refined(x, log_snr, **turned) - refined(x, log_snr, **cond)).abs().max() > 1e-4
 
 
-def test_explicit_attention_equals_torch(monkeypatch):
-    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (6, 9, 9))
-    mask = torch.rand(2, 1, 1, 9) > 0.3
-    mask[..., 0] = True
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(attend(q, k, v, mask), expected)
-
-
-def test_pure_cross_attention_ignores_other_positions():
-    layer = Attention(16, context_dim=12, head_dim=8, attend_self=False)
-    x, context = torch.randn(1, 4, 16), torch.randn(1, 5, 12)
-    out = layer(x, context)
-    x_changed = torch.cat([x[:, :1], torch.randn(1, 3, 16)], dim=1)
-    torch.testing.assert_close(layer(x_changed, context)[:, 0], out[:, 0])
-
-
-@pytest.mark.parametrize("kind", UPSAMPLE_KINDS)
-def test_upsample_doubles(kind):
-    assert Upsample(6, 4, kind)(torch.randn(2, 6, 5, 7)).shape == (2, 4, 10, 14)
-
-
-def test_pixel_shuffle_starts_without_checkerboard():
-    out = Upsample(6, 4, "pixel_shuffle")(torch.randn(2, 6, 5, 5))
-    blocks = torch.nn.functional.pixel_unshuffle(out, 2).unflatten(1, (4, 4))
-    torch.testing.assert_close(blocks, blocks[:, :, :1].expand_as(blocks))
-
-
 def test_errors_name_the_value():
-    with pytest.raises(ValueError, match="upsample='magic'"):
-        Upsample(4, 4, "magic")
     with pytest.raises(ValueError, match="image_size=18"):
         UNet(**SMALL | dict(image_size=18, fold=4))
     with pytest.raises(ValueError, match="15x16 pixels"):
         UNet(**SMALL)(torch.zeros(1, 3, 15, 16), torch.zeros(1), **{k: v[:1] for k, v in inputs()[2].items()})
+
+
+# ---- against a plain re-computation ----
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Every weight a random number, so that none is without effect; float64."""
+    g = torch.Generator().manual_seed(2)
+    for p in module.parameters():
+        fan_in = p[0].numel() if p.ndim > 1 else 4
+        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64) / math.sqrt(fan_in)
+    return module.double().eval()
+
+
+def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    grouped = x.unflatten(1, (norm.num_groups, -1)).flatten(2)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    normed = (centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()).view(x.shape)
+    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + (-x).exp())
+
+
+def res_block(block: ResBlock, x: Tensor, emb: Tensor) -> Tensor:
+    """Dhariwal & Nichol 2021: norm, SiLU, conv; norm scaled and shifted, SiLU, conv; and the input beside it."""
+    h = block.conv_1(silu(group_norm(block.norm_1, x)))
+    scale, shift = block.modulation(emb)[:, :, None, None].split(h.shape[1], 1)
+    h = block.conv_2(silu(group_norm(block.norm_2, h) * (1 + scale) + shift))
+    return h + (x if isinstance(block.skip, nn.Identity) else block.skip(x))
+
+
+def by_hand(net: UNet, x: Tensor, log_snr: Tensor, text: Tensor, text_mask: Tensor, **more: Tensor) -> Tensor:
+    """Down, middle, up, with each block's skip taken back in reverse order; 1/sqrt(2) on skips where efficient."""
+    root = 1 / math.sqrt(2) if net.efficient else 1.0
+    context, pooled = net.text(text, text_mask)
+    emb = net.level_embedding(log_snr) + pooled
+    if more:
+        emb, x = emb + net.aug_embedding(more["aug_level"]), torch.cat([x, more["lowres"]], 1)
+    emb, f = silu(emb), net.fold
+    b, c, size, _ = x.shape
+    x = x.view(b, c, size // f, f, size // f, f).permute(0, 1, 3, 5, 2, 4).reshape(b, c * f * f, size // f, size // f)
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        if block.res is not None:
+            x = res_block(block.res, x, emb)
+        if block.position is not None:
+            x = x + block.position
+        if block.attention is not None:
+            tokens = torch.stack([x[:, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])], 1)
+            tokens = block.attention.block(tokens, emb, context, text_mask)
+            x = tokens.mT.reshape(x.shape)
+        return x
+
+    skips = [x := net.stem(x)]
+    for i, level in enumerate(net.down):
+        if net.efficient or i > 0:
+            x = level["shrink"](x)
+        for block in level["blocks"]:
+            skips.append(x := run(block, x))
+    for block in net.mid:
+        x = run(block, x)
+    for i, level in enumerate(net.up):
+        for block in level["blocks"]:
+            x = run(block, torch.cat([x, root * skips.pop()], 1))
+        if net.efficient or i < len(net.up) - 1:
+            x = level["grow"](x)
+    x = torch.cat([x, root * skips.pop()], 1)
+    assert not skips
+    x = net.head[2](silu(group_norm(net.head[0], x)))
+    return x.view(b, -1, f, f, size // f, size // f).permute(0, 1, 4, 2, 5, 3).reshape(b, -1, size, size)
+
+
+@pytest.mark.parametrize("lowres", [False, True])
+@pytest.mark.parametrize("efficient", [False, True])
+def test_the_net_is_its_definition(efficient: bool, lowres: bool) -> None:
+    net = randomised(
+        UNet(**SMALL | dict(dim=32, fold=2, attn_resolutions=(4, 2)), efficient=efficient, lowres=lowres, position=True,
+             text_layers=1, mid_blocks=2)
+    )  # fmt: skip
+    x, log_snr, cond = inputs()
+    cond["text_mask"] = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [True] + [False] * 4])
+    g = torch.Generator().manual_seed(3)
+    if lowres:
+        cond |= dict(lowres=torch.randn(x.shape, generator=g), aug_level=torch.tensor([0.0, 0.4, 1.0]))
+    x, cond = x.double(), {k: v if v.dtype == torch.bool else v.double() for k, v in cond.items()}
+    log_snr = torch.tensor([-19.0, 0.3, 12.0]).double()
+    out = net(x, log_snr, **cond)
+    torch.testing.assert_close(out, by_hand(net, x, log_snr, **cond), rtol=1e-6, atol=1e-6)
+    assert out.abs().mean() > 0.1
+
+
+def test_embeddings_have_the_range_of_what_they_embed() -> None:
+    net = UNet(**SMALL, lowres=True)
+    assert net.level_embedding.scale == 20 and net.aug_embedding.scale == 1
+    assert net.level_embedding.mlp[-1].out_features == 4 * 16
+    assert UNet(**SMALL, emb_dim=24).level_embedding.mlp[-1].out_features == 24
+
+
+def blocks(net: UNet) -> list[nn.Module]:
+    return [b for level in (*net.down, *net.up) for b in level["blocks"]] + list(net.mid)
+
+
+def test_attention_stands_where_it_is_asked_for() -> None:
+    net = UNet(**SMALL | dict(image_size=32, dim_mults=(1, 2, 2), attn_resolutions=(16,)))
+    assert [b.attention is not None for level in net.down for b in level["blocks"]] == [False, True, False]
+    assert [b.attention is not None for level in net.up for b in level["blocks"]] == [False, True, False]
+    assert net.mid[0].attention is None and all(b.position is None for b in blocks(net))
+    plain = UNet(**SMALL | dict(text_dim=None), attend_self=False)
+    assert all(b.attention is None for b in blocks(plain)), "there is nothing to attend to"
+    assert plain.text is None
+
+
+def test_settings_reach_the_layers() -> None:
+    net = UNet(**SMALL, dropout=0.3, attend_self=False, ff_mult=2, text_layers=2, upsample="bilinear", mid_res=False, position=True)
+    attending = [b.attention.block for b in blocks(net) if b.attention is not None]
+    assert attending and all(a.attention.to_kv is None and a.ff[0].out_features == 2 * a.ff[0].in_features for a in attending)
+    assert all(b.res.dropout.p == 0.3 for b in blocks(net)[:-1]) and net.mid[0].res is None
+    assert len(net.text.layers) == 2 and net.up[0]["grow"].kind == "bilinear" and net.mid[0].position.shape[-1] == 8
+    default = UNet(**SMALL)
+    assert default.up[0]["grow"].kind == "repetition" and len(default.text.layers) == 0 and default.mid[0].res is not None
+    assert all(b.res.dropout.p == 0 for b in blocks(default))
+
+
+def test_dropout_is_between_the_convolutions_in_training_only() -> None:
+    block = randomised(ResBlock(8, 8, 4, dropout=0.5))
+    x, emb = torch.randn(1, 8, 4, 4).double(), torch.randn(1, 4).double()
+    torch.testing.assert_close(block(x, emb), res_block(block, x, emb))
+    assert not torch.allclose(block.train()(x, emb), res_block(block, x, emb))
+
+
+def test_levels_have_their_own_widths_and_numbers_of_blocks() -> None:
+    net = UNet(**SMALL | dict(dim_mults=(2, 1), num_res_blocks=(1, 3)))
+    assert [len(level["blocks"]) for level in net.down] == [1, 3] and [len(level["blocks"]) for level in net.up] == [3, 1]
+    assert net.stem.out_channels == 32 and net.down[1]["shrink"].out_channels == 16
+    growing = UNet(**SMALL).up[0]["grow"].conv
+    assert (growing.in_channels, growing.out_channels) == (32, 16), "fewer channels before the more numerous positions"
+    with pytest.raises(ValueError, match="has 1 levels"):
+        UNet(**SMALL | dict(num_res_blocks=(1,)))
+
+
+def test_every_branch_starts_at_zero_and_groups_hold_about_16_channels() -> None:
+    net = UNet(**SMALL | dict(dim=64))
+    assert not any(p.any() for b in blocks(net) for p in b.res.conv_2.parameters())
+    assert net.down[0]["blocks"][0].res.norm_1.num_groups == 4 and net.head[0].num_groups == 8
+    assert UNet(**SMALL).down[0]["blocks"][0].res.norm_1.num_groups == 1
+
+
+def test_an_efficient_net_shrinks_before_its_first_blocks() -> None:
+    assert "shrink" in UNet(**SMALL, efficient=True).down[0] and "shrink" not in UNet(**SMALL).down[0]

@@ -172,3 +172,16 @@ def test_type_and_shape_stay(dtype: torch.dtype) -> None:
 def test_an_unknown_word_is_named(policy: object, named: str) -> None:
     with pytest.raises(ValueError, match=f"model.augment={named}: give a list of color, translation, cutout"):
         augment(images(), policy, noise())
+
+
+def test_down_and_right_have_a_number_each() -> None:
+    image = images(1)
+    for down, right, shift in ((0.0, 0.5, (-2, 0)), (0.5, 0.0, (0, -2)), (0.0, 1 - 2**-24, (-2, 2))):
+        found = augment(image, ["translation"], noise(1, down=down, right=right))
+        assert torch.equal(found[0], moved(image[0], *shift))
+
+
+def test_the_cut_has_a_row_and_a_column() -> None:
+    image = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+    found = augment(image, ["cutout"], noise(1, row=0.0, column=0.5))[0, 0]
+    assert (found[:4, 4:12] == 0).all() and found.sum() == 256 - 32

@@ -108,3 +108,11 @@ def test_information_against_integration():
     many = [t.repeat(copies)[:, None] for t in (mean, log_var)]
     eps = torch.randn(3 * copies, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert mutual_information(*many, reparameterise(*many, eps)) == pytest.approx(exact, abs=0.05)
+
+
+def test_a_unit_is_active_by_the_variance_of_its_means():
+    """Standard deviations 0.09 and 0.15 are on both sides of a variance of 0.01."""
+    unit = torch.tensor([1.0, -1.0]).repeat(500)
+    mean = torch.stack([0.09 * unit, 0.15 * unit, 3 + 0.09 * unit], 1)
+    assert active_units(mean).tolist() == [False, True, False]
+    assert active_units(mean, threshold=0.005).tolist() == [True, True, True]

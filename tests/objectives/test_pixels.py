@@ -312,3 +312,31 @@ def test_dequantised_bytes_have_no_less_than_zero_bits(likelihood):
     for logit in (-2000.0, -500.0, -10.0, 0.0, 10.0):
         params = torch.full_like(black, logit)
         assert -ContinuousBernoulli().log_prob(params, dequantise(black, noise)).mean() + 7 * math.log(2) > 0
+
+
+@pytest.mark.parametrize("variance", [0.04, "learned", "optimal"])
+def test_gaussian_pixels_are_drawn_with_the_deviation_that_their_density_has(variance):
+    likelihood = Gaussian(variance).eval()
+    noise = ((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000).reshape(-1, 1, 1, 1)
+    with torch.no_grad():
+        drawn = likelihood.sample(torch.full_like(noise, 0.1), noise)
+        wide = float(torch.as_tensor(likelihood.variance())) ** 0.5
+    inside = (drawn - 0.1).abs() < wide
+    assert inside.double().mean().item() == pytest.approx(0.6827, abs=1e-3), "68 % within one deviation"
+    if variance == 0.04:
+        assert drawn.std().item() == pytest.approx(0.2, rel=1e-2)
+
+
+def test_the_running_variance_keeps_no_graph():
+    likelihood, params = Gaussian("optimal"), torch.zeros(2, 1, 4, 4, requires_grad=True)
+    for _ in range(2):
+        likelihood.log_prob(params, torch.ones(2, 1, 4, 4)).mean().backward()
+    assert not likelihood.running_variance.requires_grad
+
+
+def test_a_learned_variance_starts_at_a_tenth_and_is_its_parameters_exponential():
+    likelihood = Gaussian("learned")
+    assert likelihood.variance().item() == pytest.approx(0.1, rel=1e-4)
+    with torch.no_grad():
+        likelihood.log_variance.fill_(math.log(0.5))
+    assert likelihood.variance().item() == pytest.approx(0.5, rel=1e-4)

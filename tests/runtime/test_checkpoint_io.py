@@ -190,3 +190,9 @@ def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not names(tmp_path) and files.free_bytes(tmp_path / "not" / "there") > 0
+
+
+def test_lightnings_loops_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "step=00000001.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"loops": {"fit_loop": 1}, "state_dict": {"w": torch.ones(2)}}, path)
+    assert set(torch.load(path, weights_only=True)) == {"state_dict"}

@@ -170,3 +170,15 @@ def test_lines_that_are_none_of_ours_are_named_and_dropped(tmp_path: Path, capsy
     logger.rewind(2)
     assert path.read_bytes() == first + second
     assert "metrics.jsonl: line 2 is damaged and left out" in capsys.readouterr().out
+
+
+def test_a_whole_record_is_read_without_a_word_and_a_line_without_its_end_is_torn(tmp_path: Path, capsys) -> None:
+    logger = JsonlLogger(tmp_path)
+    log(logger, 1, 2)
+    logger.close()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert last_values(tmp_path)["step"] == 2
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "train/loss": 7.0}')  # JSON, but a part of the line may be missing
+    JsonlLogger(tmp_path).rewind(2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before and capsys.readouterr().out == ""

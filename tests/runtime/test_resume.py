@@ -212,3 +212,8 @@ def test_a_run_without_the_record_goes_on(copy: Path) -> None:
         torch.save(contents, checkpoint(copy, step))
     assert main([f"resume={copy}", "trainer.max_steps=6"])["step"] == 6
     assert OmegaConf.load(copy / "resume.yaml").trainer.precision in ("bf16-mixed", "32-true")
+
+
+def test_a_free_name_covers_what_is_below_it_and_no_longer_name() -> None:
+    assert is_free("callbacks.validate") and is_free("callbacks.validate.max_batches") and is_free("logger.wandb.project")
+    assert not any(map(is_free, ("callbacks", "trainer", "trainer.max_steps_more", "data.num_workersx", "callbacks.ema")))

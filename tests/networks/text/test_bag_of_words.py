@@ -50,3 +50,9 @@ def test_long_captions_are_cut() -> None:
     encoder = BagOfWords(8, max_length=4)
     with pytest.warns(UserWarning, match="5 tokens"):
         assert encoder.encode(["a b c d e"]).mask.sum() == 4
+
+
+def test_pooled_is_the_mean_of_the_words_and_nothing_is_no_word() -> None:
+    out = BagOfWords(16).encode(["red dog red", "", "a"])
+    torch.testing.assert_close(out.pooled[0], out.embeds[0].mean(0))
+    assert not torch.equal(out.pooled[1], out.pooled[2])

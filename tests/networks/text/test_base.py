@@ -136,3 +136,11 @@ def test_embedding_moves() -> None:
     out = BagOfWords(8).encode(["a dog"])
     moved = out.to("cpu")
     assert isinstance(moved, TextEmbedding) and torch.equal(moved.embeds, out.embeds)
+
+
+def test_a_caption_that_just_fits_is_not_too_long() -> None:
+    encoder = BagOfWords(8, max_length=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode(["a red circle"])
+    assert encoder.truncated == 0 and encoder.check_length(["a red circle"]) == 0

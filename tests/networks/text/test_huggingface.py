@@ -191,3 +191,12 @@ def test_half_a_download_is_not_complete(tiny_t5: Path, tmp_path: Path) -> None:
     assert hub.is_complete(folder)
     (folder / "config.json").unlink()
     assert not hub.is_complete(folder)
+
+
+def test_layers_count_from_the_end_and_positions_as_the_model_counts_them() -> None:
+    with pytest.raises(ValueError, match="layer counts from the end.*got 0"):
+        HuggingFaceText("owner/name", layer=0)
+    for kind, length in (("roberta", 512), ("bert", 514)):
+        encoder = HuggingFaceText("owner/name", max_length=1000)
+        encoder._config = {"model_type": kind, "max_position_embeddings": 514}
+        assert encoder.max_length == length

@@ -149,3 +149,12 @@ def test_kills_lose_nothing_that_was_indexed(tmp_path: Path) -> None:
         assert_holds(store, numbers)
         seen = set(store.rows)
     assert torn, "no kill fell into a write: the test has shown nothing"
+
+
+def test_a_long_torn_tail_is_cut_by_a_short_write(tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path).append(records(range(3)))
+    for name in ("embeds.bin", "index.bin"):
+        with open(tmp_path / name, "ab") as file:
+            file.write(b"z" * 10_003)
+    EmbeddingStore(tmp_path).append(records([3]))
+    assert_holds(EmbeddingStore(tmp_path), range(4))

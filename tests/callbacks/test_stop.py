@@ -1,0 +1,105 @@
+"""Stopping: by signals, by time over several sessions, and all processes at one step."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks import stop as stop_file
+from callbacks.stop import Stop, parse_time
+
+
+class Strategy:
+    """Stands for several processes, whose codes are `codes` beside this one's."""
+
+    root_device = "cpu"
+
+    def __init__(self, *codes: float) -> None:
+        self.codes = codes
+
+    def reduce(self, value: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        return getattr(torch.stack([value, *map(torch.tensor, self.codes)]), reduce_op)()
+
+
+def make_trainer(accumulate: int = 1, world_size: int = 1, codes: Any = ()) -> SimpleNamespace:
+    return SimpleNamespace(
+        accumulate_grad_batches=accumulate, received_sigterm=False, world_size=world_size, should_stop=False,
+        strategy=Strategy(*codes),
+    )  # fmt: skip
+
+
+def stopped(stop: Stop, trainer: SimpleNamespace, batches: int = 4) -> bool:
+    stop.on_train_batch_end(trainer, SimpleNamespace(batches_seen=batches))
+    return trainer.should_stop
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(stop_file.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_signal_waits_for_the_end_of_the_optimiser_step() -> None:
+    stop, trainer = Stop(), make_trainer(accumulate=3)
+    stop._remember(signal.SIGTERM, None)
+    assert [stopped(stop, trainer, b) for b in (1, 2, 3)] == [False, False, True]
+    assert stop.signum == signal.SIGTERM and not stop.out_of_time
+
+
+def test_lightnings_own_record_of_a_signal_counts() -> None:
+    stop, trainer = Stop(), make_trainer()
+    assert not stopped(stop, trainer)
+    trainer.received_sigterm = True
+    assert stopped(stop, trainer) and stop.signum == signal.SIGTERM
+
+
+def test_the_second_ctrl_c_does_not_wait() -> None:
+    stop = Stop()
+    stop._remember(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        stop._remember(signal.SIGINT, None)
+    other = Stop()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        other._remember(signum, None)
+    assert other.signum == signal.SIGTERM
+
+
+def test_time_is_summed_over_sessions_and_its_end_is_no_signal(clock: list[float]) -> None:
+    first, trainer = Stop("00:00:01:00"), make_trainer()
+    clock[0] += 45
+    assert first.train_sec == 45 and not stopped(first, trainer)
+    second = Stop("00:00:01:00")
+    second.load_state_dict(first.state_dict())
+    clock[0] += 14
+    assert second.train_sec == 59 and not stopped(second, trainer)
+    clock[0] += 1
+    assert stopped(second, trainer) and second.out_of_time and second.signum == 0
+
+
+def test_time_before_the_first_step_is_not_training(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
+    stop = Stop()
+    clock[0] += 100
+    stop.on_train_start(make_trainer(), None)
+    clock[0] += 3
+    assert stop.train_sec == 3
+
+
+@pytest.mark.parametrize(
+    ("codes", "out_of_time", "signum"), [((0.0,), False, 0), ((15.0,), False, 15), ((1.0,), True, 0)]
+)
+def test_all_processes_stop_for_what_one_of_them_knows(codes: tuple, out_of_time: bool, signum: int) -> None:
+    stop, trainer = Stop(), make_trainer(world_size=2, codes=codes)
+    assert stopped(stop, trainer) is (out_of_time or bool(signum))
+    assert (stop.out_of_time, stop.signum) == (out_of_time, signum)
+
+
+def test_times_are_days_hours_minutes_seconds() -> None:
+    assert parse_time("01:02:03:04") == 86400 + 2 * 3600 + 3 * 60 + 4
+    with pytest.raises(ValueError, match="trainer.max_time='1:2': write days:hours:minutes:seconds"):
+        parse_time("1:2")
