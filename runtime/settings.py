@@ -38,6 +38,7 @@ Duration = Annotated[str, matching(r"(?=.*[1-9])\d+:\d\d?:\d\d?:\d\d?"), "days:h
 Device = Annotated[str, matching(r"auto|cpu|mps|cuda(:\d+)?"), "auto, cpu, cuda or the number of a GPU such as cuda:1"]
 Devices = Annotated[int, only(lambda n: n > 0 or n == -1), "the number of devices, at least 1, or -1 for all"]
 Names = Annotated[list[Text], Field(min_length=1)]
+Trust = Annotated[Text | Names, "a text encoder or a folder, or a list of them"] | None
 Node = Annotated[dict[str, Any], "{_target_: …}"]
 Nodes = Annotated[dict[str, Node | None], "{name: {_target_: …} or null}"]
 
@@ -66,6 +67,7 @@ class Sampling(Schema):
     guidance_scale: Finite | dict[Text, Finite] | None
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
+    trust: Trust = None
 
 
 class Sample(Sampling):
@@ -108,6 +110,7 @@ class Evaluate(Sampling):
     reference: Place | None
     prompts: Place | None
     allow_lossy: bool
+    allow_outside: bool
     max_broken: Share
     evaluator: Nodes
 
@@ -133,6 +136,7 @@ class Train(Schema):
     name: Annotated[str, matching(r"(?!\.{1,2}$)[^/\0]*[^/\0\s][^/\0]*"), "the name of a folder, without slashes"] | None
     run_dir: Place | None
     init: Place | None
+    trust: Trust = None
     resume: Place | None
     resume_force: bool
     debug: bool
