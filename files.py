@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 * 2**20
+NOT_WRITTEN = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than files may be here",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+}
 
 
 @contextmanager
@@ -88,6 +97,35 @@ def read_json(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error says that no more can be written: disk full, quota used up, or a limit on the size of files."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def why_not_written(error: OSError, folder: str | Path, needed: int | None = None) -> str:
+    """One clause for a warning: why nothing was written, to which folder, and where it is a matter of space, how much.
+
+    Args:
+        needed: bytes of what should have been written, where that is known.
+    """
+    why = NOT_WRITTEN.get(error.errno or 0) or error.strerror or str(error)
+    if not disk_is_full(error):
+        return f"{folder}: {why}"
+    import resource  # not on every system
+
+    numbers = [] if needed is None else [f"{megabytes(needed)} needed"]
+    if (most := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY and error.errno == errno.EFBIG:
+        numbers.append(f"ulimit -f allows {megabytes(most)}")
+    return f"{folder}: {why}: {', '.join([*numbers, f'{megabytes(free_bytes(folder))} free'])}"
+
+
+def free_bytes(folder: str | Path) -> int:
+    """What can still be written to the disk of a folder, which need not exist yet. A quota is not seen."""
+    folder = Path(folder).absolute()
+    usage = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists()))
+    return usage.free if usage.total else 2**63  # some file systems keep no count
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people: 12.3 MB."""
+    return f"{count / 1e6:.1f} MB"
 
 
 def _flush(path: Path) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from callbacks.steps import due, step_done
+from callbacks.steps import due, finished, step_done
 
 
 class Checkpoint(pl.callbacks.Checkpoint):
     """Saves `step=….ckpt` on whole optimiser steps; Lightning calls it after all other callbacks.
+
+    What cannot be written during the run is a warning. Where it is the last checkpoint, or its weights are not finite,
+    training stops on all processes and `failure` says why, in one line.
 
     Args:
         dir: folder of the checkpoints.
@@ -27,6 +30,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
         if keep < 1:
             raise ValueError(f"callbacks.checkpoint.keep={keep}: at least 1")
         self.dir, self.every_steps, self.every_sec, self.keep = Path(dir), every_steps, every_sec, keep
+        self.failure: str | None = None
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -39,20 +43,33 @@ class Checkpoint(pl.callbacks.Checkpoint):
             self.save(trainer, module)
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
-        """Write a checkpoint of this step and delete those beyond `keep`; a full disk is reported, not fatal."""
+        """Write a checkpoint of this step and delete those beyond `keep`."""
         for logger in trainer.loggers:
             logger.save()  # lines up to this step are on the disk before the checkpoint that counts on them
+        path = self.dir / f"step={module.optimizer_steps:08d}.ckpt"
+        error: Exception | None = None
         try:
-            trainer.save_checkpoint(self.dir / f"step={module.optimizer_steps:08d}.ckpt")
-        except OSError as error:
-            if trainer.world_size > 1:
-                raise  # the other processes wait in a barrier
-            print(f"warning: no checkpoint at step {module.optimizer_steps}: {error}", flush=True)
-        else:
-            if trainer.is_global_zero:
-                for old in sorted(self.dir.glob("step=*.ckpt"))[: -self.keep]:
-                    old.unlink(missing_ok=True)
+            trainer.save_checkpoint(path)
+        except (OSError, FloatingPointError) as raised:
+            error = raised
+            trainer.strategy.barrier()  # process 0 alone writes; the others wait for it here, inside save_checkpoint
+        if trainer.world_size > 1:
+            error = trainer.strategy.broadcast(error)
         self._saved_at = time.monotonic()
+        if error is not None:
+            self._failed(trainer, module, error)
+        elif trainer.is_global_zero:
+            trainer.strategy.checkpoint_io.rotate(path, self.keep)
+
+    def _failed(self, trainer: pl.Trainer, module: Any, error: Exception) -> None:
+        what = f"no checkpoint at step {module.optimizer_steps}: {error}"
+        if isinstance(error, FloatingPointError):
+            self.failure = f"{what}; lower the learning rate or look at the data, and go back to the last good one"
+        elif trainer.should_stop or finished(trainer, module):
+            self.failure = f"{what}; {getattr(error, 'remedy', 'put that right')}, then go on"
+        elif trainer.is_global_zero:
+            print(f"warning: {what}; training goes on", flush=True)
+        trainer.should_stop = trainer.should_stop or self.failure is not None
 
     def _time_is_up(self, trainer: pl.Trainer) -> bool:
         late = self.every_sec is not None and time.monotonic() - self._saved_at >= self.every_sec

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch.multiprocessing import ProcessRaisedException
 
+from files import why_not_written
 from runtime import run_dir
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO
+from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.resume import is_process_zero
+from runtime.run_dir import shown
 
 UNLIMITED_STEPS = 10**9
 
@@ -27,21 +34,42 @@ UNLIMITED_STEPS = 10**9
 class RunState(pl.Callback):
     """Puts what makes a checkpoint sufficient by itself into it, and refuses to go on with other data."""
 
-    def __init__(self, cfg: DictConfig, checkpoint: dict[str, Any] | None) -> None:
-        self.cfg, self.checkpoint = cfg, checkpoint
+    def __init__(self, cfg: DictConfig, checkpoint: dict[str, Any] | None, record: JsonlLogger) -> None:
+        self.cfg, self.checkpoint, self.record = cfg, checkpoint, record
 
     def data(self, trainer: pl.Trainer) -> dict[str, Any]:
         datamodule = trainer.datamodule
         images = datamodule.batch_size * trainer.accumulate_grad_batches
         return {"fingerprint": datamodule.fingerprint(), "images_per_step": images, "seed": self.cfg.seed}
 
+    def in_force(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What the settings came to on this machine, where they leave it open."""
+        decay = next((c.decay for c in trainer.callbacks if hasattr(c, "half_life_images")), None)
+        machine = {"accelerator": trainer.strategy.root_device.type, "processes": trainer.world_size}
+        return {"precision": self.cfg.trainer.precision, "ema_decay": decay, **machine}
+
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         trainer.accumulate_grad_batches = self.cfg.trainer.accumulate  # allow_several_optimizers took it away
+        run_dir.children_keep_locks(False)
+        if not trainer.is_global_zero:  # of strategy=ddp_fork, whose processes have inherited the lock
+            run_dir.unlock_all()
         for name, then in (self.checkpoint or {}).get("data", {}).items():
             now = self.data(trainer)[name]
             if now != then and not self.cfg.resume_force:
                 what = f"the run was trained with {name} {then}, and now it is {now}"
                 raise ValueError(f"{what}: restore the data, or add resume_force=true")
+            if now != then:
+                say(f"changed: {name} {then} -> {now} (another run from here on)")
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        before, now = (self.checkpoint or {}).get("in_force", {}), self.in_force(trainer)
+        for name in ("accelerator", "processes"):
+            if before and before[name] != now[name]:
+                say(f"changed: {name} {before[name]} -> {now[name]} (the same to rounding)")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if module.optimizer_steps and trainer.is_global_zero:
+            run_dir.keep(Path(self.cfg.run_dir))
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
@@ -49,9 +77,16 @@ class RunState(pl.Callback):
             "config": OmegaConf.to_container(self.cfg, resolve=True),
             "config_source": OmegaConf.to_container(self.cfg, resolve=False),
             "data": self.data(trainer),
+            "in_force": self.in_force(trainer),
             "train_sec": stop.train_sec,
             "versions": versions(),
         }
+        if unwritten := self.record.unwritten():  # the disk is full: what the checkpoint counts on is in itself
+            checkpoint["unwritten"] = unwritten
+
+    def on_fit_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and trainer.is_global_zero:
+            check_end(trainer, self.record, Path(self.cfg.run_dir))  # the parent process learns of errors alone
 
 
 def versions() -> dict[str, str]:
@@ -63,43 +98,108 @@ def versions() -> dict[str, str]:
 def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     """Trains until the steps or the time are used up and returns the newest value of every metric.
 
-    Raises: SystemExit 143 or 130 after a SIGTERM or Ctrl-C, with a checkpoint saved; ValueError for wrong settings.
+    Raises: SystemExit 143 or 130 after a SIGTERM or Ctrl-C, with a checkpoint saved; ValueError for wrong settings, a
+    directory in use, a last checkpoint or metrics that could not be written. A run that took no step leaves nothing.
     """
     quiet()
     path = Path(cfg.run_dir)
-    total = total_steps(cfg)
+    try:
+        return train(cfg, checkpoint, path)
+    except BaseException:
+        run_dir.discard(path)
+        raise
+    finally:
+        run_dir.unlock(path)
+
+
+def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    """What `fit` does, under the lock of the run directory."""
+    total, record = total_steps(cfg), JsonlLogger(path)
     done = checkpoint["counters"] if checkpoint else {"batches_seen": 0, "optimizer_steps": 0}
+    unwritten = (checkpoint or {}).get("unwritten")
     if done["optimizer_steps"] >= total:
+        if unwritten and is_process_zero():
+            rewind(record, done["optimizer_steps"], unwritten)
+            check_record(record.close(), path, "its checkpoint has them")
         say(f"the run is finished at step {done['optimizer_steps']}: give a larger trainer.max_steps to go on")
         return last_values(path)
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
+    cfg.trainer.precision = precision(cfg)  # recorded: another machine would choose another
     datamodule, module = instantiate(cfg.data), instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
         start_from(module, cfg.init)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]
-    record = JsonlLogger(path)
     trainer = build_trainer(cfg, checkpoint, record)
     if not module.automatic_optimization:
         allow_several_optimizers(trainer)
     check_batch_size(trainer, datamodule)
     if is_process_zero():  # not before everything could be built, so that a mistake leaves nothing behind
         run_dir.create(path, cfg)
-        record.rewind(done["optimizer_steps"])
+        rewind(record, done["optimizer_steps"], unwritten)
     say(f"run: {shown(path)}" + (f", going on at step {done['optimizer_steps']}" if checkpoint else ""))
     stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
+    run_dir.children_keep_locks(isinstance(trainer.strategy.launcher, _MultiProcessingLauncher))
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
     except SystemExit:  # Lightning's own answer to signals, for instance to a second Ctrl-C
         raise SystemExit(128 + stop.signum if stop.signum else 143 if trainer.received_sigterm else 1) from None
-    record.close()
+    except ProcessRaisedException as error:
+        raise of_process(error) from None
+    except FloatingPointError:
+        if is_process_zero():  # all processes gave up, one says so
+            raise
+        return {}
+    if not is_process_zero():
+        return {}
+    check_end(trainer, record, path)
     if stop.signum:
-        name = signal.Signals(stop.signum).name
-        where = f"stopped by {name} at step {module.optimizer_steps}, saved"
+        where = f"stopped by {signal.Signals(stop.signum).name} at step {module.optimizer_steps}, saved"
         say(f"{where}; go on with: python train.py resume={shown(path)}")
         raise SystemExit(128 + stop.signum)
+    if not trainer.strategy.checkpoint_io.saved:
+        first_saved(cfg)()
     return last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
+
+
+def check_end(trainer: pl.Trainer, record: JsonlLogger, path: Path) -> None:
+    """Brings the record to the disk. Raises ValueError, with what to do, if it or the last checkpoint is not there."""
+    for callback in trainer.callbacks:
+        if getattr(callback, "failure", None):
+            raise ValueError(f"{callback.failure}: python train.py resume={shown(path)}")
+    error, saved = record.close(), trainer.strategy.checkpoint_io.saved
+    if not (saved and any(getattr(c, "signum", 0) for c in trainer.callbacks)):  # a stopped run writes them later
+        check_record(error, path, "the last checkpoint has them" if saved else "there is no checkpoint that has them")
+
+
+def check_record(error: OSError | None, path: Path, where: str) -> None:
+    """Raises ValueError, naming the error and `where` the lines are, if lines of the record are not on the disk."""
+    if error:
+        why = f"not all metrics of this run could be written: {why_not_written(error, path)}"
+        raise ValueError(f"{why}; {where}: make room, then go on with: python train.py resume={shown(path)}")
+
+
+def rewind(record: JsonlLogger, step: int, unwritten: dict[str, Any] | None) -> None:
+    """`record.rewind`, with a disk that does not take it answered in one line."""
+    try:
+        record.rewind(step, unwritten)
+    except OSError as error:
+        raise ValueError(f"the run cannot go on: {why_not_written(error, record.dir)}") from None
+
+
+def of_process(error: ProcessRaisedException) -> Exception:
+    """What a process of strategy=ddp_fork raised, where a user can put it right."""
+    last = str(error).strip().splitlines()[-1]
+    kinds = {kind.__name__: kind for kind in (ValueError, FileNotFoundError, FloatingPointError)}
+    name, _, text = last.partition(": ")
+    return kinds[name](text) if name in kinds else error
+
+
+def first_saved(cfg: DictConfig) -> Callable[[], None]:
+    """What the first checkpoint of a session does: it makes the run the `latest`, if it lies below runs/."""
+    path, runs = Path(cfg.run_dir), Path(cfg.paths.runs).resolve()
+    return functools.partial(run_dir.point_latest, runs, path) if path.is_relative_to(runs) else bool
 
 
 def total_steps(cfg: DictConfig) -> int:
@@ -114,10 +214,27 @@ def total_steps(cfg: DictConfig) -> int:
     return trainer.max_steps or UNLIMITED_STEPS
 
 
+def precision(cfg: DictConfig) -> str:
+    """The precision in force: the setting, or what suits the machine. Raises ValueError where the machine lacks it."""
+    wanted, gpu = cfg.trainer.precision, on_gpu(cfg)
+    if wanted is None:
+        return "bf16-mixed" if gpu or cpu_has_bf16() else "32-true"
+    lacks_half = not gpu and cfg.trainer.accelerator in ("auto", "cpu") and str(wanted).startswith("16")
+    if lacks_half or gpu and str(wanted).startswith("bf16") and not torch.cuda.is_bf16_supported():
+        change = "choose another one, such as 32-true (a run that goes on needs resume_force=true for that)"
+        raise ValueError(f"trainer.precision={wanted}: {'this GPU' if gpu else 'a CPU'} does not compute in it; {change}")
+    return wanted
+
+
+def on_gpu(cfg: DictConfig) -> bool:
+    """Whether the run trains on a GPU."""
+    wanted = cfg.trainer.accelerator
+    return wanted in ("gpu", "cuda") or wanted == "auto" and torch.cuda.is_available()
+
+
 def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: JsonlLogger) -> pl.Trainer:
     """Lightning's trainer with one epoch for the whole run and our callbacks, loggers and checkpoint writer."""
     settings = cfg.trainer
-    on_gpu = settings.accelerator in ("gpu", "cuda") or settings.accelerator == "auto" and torch.cuda.is_available()
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node is not None]
     for logger in loggers:
@@ -125,10 +242,10 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pl.Trainer(
-            accelerator="gpu" if on_gpu else "cpu" if settings.accelerator == "auto" else settings.accelerator,
+            accelerator="gpu" if on_gpu(cfg) else "cpu" if settings.accelerator == "auto" else settings.accelerator,
             devices=settings.devices,
             strategy=settings.strategy,
-            precision=settings.precision or ("bf16-mixed" if on_gpu or cpu_has_bf16() else "32-true"),
+            precision=settings.precision,
             deterministic=settings.deterministic,
             accumulate_grad_batches=settings.accumulate,
             max_epochs=1,
@@ -140,8 +257,8 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=[record, *loggers],
-            callbacks=[instantiate(settings.stop), *callbacks, RunState(cfg, checkpoint)],
-            plugins=[AtomicCheckpointIO()],
+            callbacks=[instantiate(settings.stop), *callbacks, RunState(cfg, checkpoint, record)],
+            plugins=[AtomicCheckpointIO(first_saved(cfg))],
             default_root_dir=cfg.run_dir,
         )
 
@@ -162,7 +279,8 @@ def check_batch_size(trainer: pl.Trainer, datamodule: Any) -> None:
 
 
 def quiet() -> None:
-    """Silences what Lightning tells everybody; our own lines say what matters."""
+    """Silences what Lightning tells everybody; our own lines say what matters, and end nothing."""
+    be_patient()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for module in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
@@ -174,11 +292,6 @@ def say(text: str) -> None:
     """Prints from process 0 at once."""
     if is_process_zero():
         print(text, flush=True)
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def cpu_has_bf16() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,43 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runtime import run_dir
 from runtime.build import check_targets
-from runtime.checkpoint_io import newest_good, read
+from runtime.checkpoint_io import checkpoints, read, step_of, verified
 from runtime.config import compose, has_key, parse, unknown_setting
 
-# What may change between two sessions of a run without changing what the run computes.
-FREE = ("trainer.", "callbacks.", "logger.", "debug", "resume_force")
-FIXED = ("trainer.accumulate",)
+# What does not change the weights that a run computes: how long, where, what is shown and kept on the way. A name ends
+# at a dot or covers all below it. Everything else is refused in a resumed run, unless it is forced.
+FREE = (
+    "callbacks.checkpoint",
+    "callbacks.evaluate",
+    "callbacks.metrics_log",
+    "callbacks.progress",
+    "callbacks.samples",
+    "callbacks.validate",
+    "data.cache_dir",
+    "data.cache_in_memory",
+    "data.num_workers",
+    "data.root",  # what is in it is compared by its fingerprint
+    "debug",
+    "logger",
+    "name",
+    "paths",
+    "resume",
+    "resume_force",
+    "run_dir",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.stop",
+    "trainer.strategy",
+)
+ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.strategy")  # other sums, the same to rounding
 
 
 def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | None]:
     """The configuration of the run that a command line means, and the checkpoint to go on from, if any.
+
+    Process 0 holds the lock of a run that goes on from here.
 
     Raises: ValueError or FileNotFoundError for unknown settings or runs, and for settings that a resumed run refuses.
     """
@@ -48,19 +76,74 @@ def fresh(overrides: Sequence[str]) -> DictConfig:
 def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, Any] | None]:
     """A run's own configuration with the permitted changes, and its newest good checkpoint."""
     path = run_dir.find(run, Path(compose("train", []).paths.runs))
-    if is_process_zero():
+    try:
+        if is_process_zero():
+            _take(path)
+        cfg = OmegaConf.load(path / run_dir.SOURCE)
+        OmegaConf.set_struct(cfg, True)
+        check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
+        force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
+        for override in overrides:
+            change(cfg, override, force)
+        cfg.run_dir, cfg.resume_force = str(path), force
+        checkpoint = newest_checkpoint(path, force)
+        if checkpoint is not None:
+            given = {o.key_or_group for o in overrides}
+            compare(cfg, checkpoint.get("config_source") or {}, path, force, given)
+        return cfg, checkpoint
+    except BaseException:
+        run_dir.unlock(path)
+        raise
+
+
+def _take(path: Path) -> None:
+    try:
+        run_dir.lock(path)
         run_dir.sweep(path)
-    cfg = OmegaConf.load(path / run_dir.SOURCE)
-    OmegaConf.set_struct(cfg, True)
-    check_targets({key: cfg[key] for key in ("model", "data", "trainer", "callbacks", "logger")})
-    force = any(o.key_or_group == "resume_force" and o.value() for o in overrides)
-    for override in overrides:
-        change(cfg, override, force)
-    cfg.run_dir, cfg.resume_force = str(path), force
-    newest = newest_good(path / "checkpoints")
-    if newest is None:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written, so the run cannot go on: {error.strerror}") from None
+
+
+def newest_checkpoint(path: Path, force: bool) -> dict[str, Any] | None:
+    """The newest usable checkpoint of a run, with its `path`; later files, which are damaged, are renamed `….damaged`.
+
+    Returns: None where a run has no checkpoint yet, or where all are damaged and `force` is given.
+    Raises: ValueError if all are damaged, or one cannot be read: to start over would cost what the run has recorded.
+    """
+    found, damaged, newest = checkpoints(path / "checkpoints"), [], None
+    for file in reversed(found):
+        newest = usable(file)
+        if newest is not None:
+            break
+        damaged.append(file)
+    if damaged and newest is None and not force:
+        names = ", ".join(file.name for file in damaged[:3]) + (", …" if len(damaged) > 3 else "")
+        what = f"all {len(damaged)} checkpoints of {path} are damaged ({names}), nothing was changed"
+        raise ValueError(f"{what}: put a good one back, or add resume_force=true to start over at step 0")
+    for file in damaged if is_process_zero() else ():
+        aside = file.with_name(f"{file.name}.damaged")
+        os.replace(file, aside)
+        then = "starting at step 0" if newest is None else "using the checkpoint before it"
+        print(f"warning: {file} is damaged, now {aside.name}; {then}", flush=True)
+    if newest is None and not damaged and is_process_zero():
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
-    return cfg, None if newest is None else read(newest) | {"path": str(newest)}
+    return newest
+
+
+def usable(file: Path) -> dict[str, Any] | None:
+    """A checkpoint's contents; None if it is damaged or not of the step in its name. Raises ValueError if it is unreadable."""
+    try:
+        with open(file, "rb") as opened:
+            opened.read(1)
+    except FileNotFoundError:  # process 0 has just renamed it
+        return None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}; nothing was changed") from None
+    if not verified(file):
+        return None
+    contents = read(file)
+    steps = (contents.get("counters") or {}).get("optimizer_steps")
+    return contents | {"path": str(file)} if steps == step_of(file) else None
 
 
 def change(cfg: DictConfig, override: Override, force: bool) -> None:
@@ -77,12 +160,57 @@ def change(cfg: DictConfig, override: Override, force: bool) -> None:
         raise ValueError(keeps)
     if key == "resume_force" or old == value:
         return
-    if not force and (not key.startswith(FREE) or key in FIXED):
+    if not force and not is_free(key):
         what = f"{override.input_line}: the run has {key}={old}, and changing it would make another run of it"
         raise ValueError(f"{what}; start a new one, or add resume_force=true")
+    note = effect(cfg, key)
     OmegaConf.update(cfg, key, value)
     if is_process_zero():
-        print(f"changed: {key}={old} -> {value}", flush=True)
+        print(f"changed: {key}={old} -> {value}{note}", flush=True)
+
+
+def effect(cfg: DictConfig, key: str) -> str:
+    """What a change does to the result, in brackets, where it is not plain."""
+    if key in ROUNDING:
+        return " (the same to rounding)"
+    source = OmegaConf.to_container(cfg, resolve=False)
+    follow = [name for name, value in flat(source) if f"${{{key}}}" in str(value) and not is_free(name)]
+    if follow:
+        return f" ({', '.join(follow)} follows it)"
+    return "" if is_free(key) else " (another run from here on)"
+
+
+def is_free(key: str) -> bool:
+    """Whether a setting may change between two sessions of a run without changing what it computes."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def compare(cfg: DictConfig, then: dict[str, Any], path: Path, force: bool, given: set[str]) -> None:
+    """Raises ValueError where the configuration differs from the checkpoint's in what a run computes, unless forced.
+
+    It does where resume.yaml was edited, or where a forced session ended before it saved. Changes of the overrides
+    `given` have been judged and listed already.
+    """
+    before, now = dict(flat(then)), dict(flat(OmegaConf.to_container(cfg, resolve=False)))
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        judged = any(key == name or key.startswith(f"{name}.") for name in given)
+        if old == new or judged or is_free(key) or key == "trainer.precision" and old is None:
+            continue  # a run without a record of its precision is an old one
+        if not force:
+            what = f"{path / run_dir.SOURCE} has {key}={new}, and the newest checkpoint was computed with {old}"
+            raise ValueError(f"{what}: set it back, or add resume_force=true to go on with {new}")
+        if is_process_zero():
+            print(f"changed: {key}={old} -> {new}{effect(cfg, key)}", flush=True)
+
+
+def flat(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested dicts; lists are values."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, node
 
 
 def is_process_zero() -> bool:

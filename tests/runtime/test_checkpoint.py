@@ -32,7 +32,7 @@ def newest(run: Path) -> Path:
 
 def test_a_run_leaves_what_the_contract_names(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
-    assert names == {"config.yaml", "resume.yaml", "checkpoints", "samples", "metrics.jsonl", "timing.jsonl"}
+    assert names == {"config.yaml", "resume.yaml", "lock", "checkpoints", "samples", "metrics.jsonl", "timing.jsonl"}
     assert [p.name for p in sorted((trained / "checkpoints").iterdir())] == ["step=00000003.ckpt", "step=00000006.ckpt"]
     assert OmegaConf.load(trained / "config.yaml").model.lr_schedule.total_steps == 6
 

@@ -1,0 +1,37 @@
+"""Printing that never ends a run: a log on a full disk, a pipe or a terminal that is gone."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class Patient:
+    """A text stream that drops what cannot be written; all else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(text)
+        except OSError:
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def be_patient() -> None:
+    """Makes standard output and standard error patient, once. Python's own flush at exit is patient then, too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Patient):
+            setattr(sys, name, Patient(stream))
