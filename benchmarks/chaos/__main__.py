@@ -75,8 +75,8 @@ def main() -> None:
     make_material(work / "material")
     disk = small_disk(work / "disk")
     tally = Tally()
-    campaign = Campaign(work, work / "material", disk, tally, settings.seed)
     began = time.monotonic()
+    campaign = Campaign(work, work / "material", disk, tally, settings.seed, began + 60 * settings.minutes)
     before = machine(threads=1)
     try:
         campaigns(campaign, settings, todo, began)
@@ -104,7 +104,6 @@ def main() -> None:
 
 def campaigns(campaign: Campaign, settings: Settings, todo: list[Any], began: float) -> None:
     """The small ones first, then runs until kills or minutes are used up."""
-    end = began + 60 * settings.minutes
     alone = [task for task in todo if task.variant == "plain"]
     if settings.fuzzed:
         fuzzed_images(campaign, settings.fuzzed, settings.seed)
@@ -113,10 +112,10 @@ def campaigns(campaign: Campaign, settings: Settings, todo: list[Any], began: fl
         damaged_checkpoints(campaign, alone, settings.damaged)
         say(campaign, settings, began)
     captions = [task for task in alone if task.family == "imagen_captions"]
-    for _ in range(settings.pictures if captions else 0):
+    for _ in range(settings.pictures if captions and time.monotonic() < campaign.end else 0):
         campaign.bad_picture(captions[0])
     turn = 0
-    while time.monotonic() < end and not (settings.kills and campaign.tally.kills >= settings.kills):
+    while time.monotonic() < campaign.end and not (settings.kills and campaign.tally.kills >= settings.kills):
         campaign.disturb(todo[turn % len(todo)])
         turn += 1
         say(campaign, settings, began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -51,7 +52,8 @@ class Place:
 class Campaign:
     """Disturbs runs in `work`; `disk` is a small file system for runs on an almost full disk, or None."""
 
-    def __init__(self, work: Path, material: Path, disk: Path | None, tally: Tally, seed: int) -> None:
+    def __init__(self, work: Path, material: Path, disk: Path | None, tally: Tally, seed: int, end: float = math.inf) -> None:
+        self.end = end  # by time.monotonic(): nothing is begun after it
         self.work, self.material, self.disk, self.tally = work, material, disk, tally
         self.rng = random.Random(seed)
         self.references: dict[str, Reference] = {}

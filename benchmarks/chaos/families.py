@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-STEPS = 30
+STEPS = 24
 MODULES = (
     "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.gan",
     "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
@@ -19,8 +19,8 @@ MODULES = (
 
 COMMON = (
     "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null", "data.num_workers=0",
-    f"trainer.max_steps={STEPS}", "callbacks.metrics_log.every_steps=3", "callbacks.validate.every_steps=16",
-    "callbacks.samples.every_steps=25", "callbacks.checkpoint.every_steps=1", "callbacks.checkpoint.every_sec=null",
+    f"trainer.max_steps={STEPS}", "callbacks.metrics_log.every_steps=3", "callbacks.validate.every_steps=12",
+    "callbacks.samples.every_steps=15", "callbacks.checkpoint.every_steps=1", "callbacks.checkpoint.every_sec=null",
     "callbacks.ema.decay=null", "callbacks.ema.half_life_images=100",
 )  # fmt: skip
 CLASSES = ("data=fashion_mnist", "data.batch_size=16", "data.num_val=20")

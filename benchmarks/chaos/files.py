@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +26,8 @@ def damaged_checkpoints(campaign: Campaign, tasks: list[Task], n: int) -> None:
     rng, tally = random.Random(campaign.rng.random()), campaign.tally
     folder = campaign.work / "damaged"
     for i in range(n):
+        if time.monotonic() > campaign.end:
+            break
         task, kind = tasks[i % len(tasks)], troubles.DAMAGES[i % len(troubles.DAMAGES)]
         campaign.reference(task)
         run = campaign.work / f"reference-{task.name}" / "run"
@@ -35,7 +39,8 @@ def damaged_checkpoints(campaign: Campaign, tasks: list[Task], n: int) -> None:
         bad = troubles.damage(good, kind, rng)
         (folder / newest.name).write_bytes(bad)
         tally.add("damaged")
-        found = newest_good(folder)
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = newest_good(folder)
         if found is not None and found.name == before.name:
             tally.add("detected")
         elif found is not None and same(bad, good):
@@ -72,6 +77,8 @@ def fuzzed_images(campaign: Campaign, n: int, seed: int) -> None:
     folder.mkdir()
     sources = make_sources(folder)
     for start in range(0, n, CHUNK):
+        if time.monotonic() > campaign.end:
+            break
         rng = random.Random(f"{seed}-{start}")
         paths = []
         for i in range(start, min(n, start + CHUNK)):
