@@ -92,7 +92,8 @@ def fail_writes(seed: int, share: float) -> None:
     def regular(file: int) -> bool:
         return isinstance(file, int) and file not in quiet and stat.S_ISREG(os.fstat(file).st_mode)
 
-    os.write, os.fsync = failing(os.write, regular), failing(os.fsync, regular)
+    for name in ("write", "pwrite", "fsync"):
+        setattr(os, name, failing(getattr(os, name), regular))
     os.replace = failing(os.replace, lambda path: ".tmp-" in str(path))
 
 
@@ -162,7 +163,7 @@ def tear_metrics(run_dir: Path, rng: random.Random) -> bool:
     found = sorted((run_dir / "checkpoints").glob("step=*.ckpt"))
     if not path.exists() or not found:
         return False
-    step = int(found[0].stem.partition("=")[2])  # of the oldest, which may be the one to go on from
+    step = int(found[-1].stem.partition("=")[2])  # lines up to it were flushed before it was written
     raw = path.read_bytes()
     kept = 0
     for line in raw.splitlines(keepends=True):

@@ -45,7 +45,7 @@ def test_metrics_are_torn_after_the_checkpoint_only(tmp_path: Path) -> None:
 
 
 def test_writes_fail_for_a_while_and_then_work_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("write", "fsync", "replace"):
+    for name in ("write", "pwrite", "fsync", "replace"):
         monkeypatch.setattr(os, name, getattr(os, name))  # so that they are put back
     troubles.fail_writes(seed=1, share=0.2)
     file = os.open(tmp_path / "a", os.O_WRONLY | os.O_CREAT)
