@@ -8,10 +8,11 @@ import os
 import shutil
 import stat
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 64 * 2**20
 NOT_WRITTEN = {
@@ -58,8 +59,8 @@ def write_json(path: str | Path, value: Any, *, durable: bool = False) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
 
 
-def read_bytes(path: str | Path, most: int) -> bytes:
-    """The bytes of a regular file of at most `most` bytes.
+def open_regular(path: str | Path, most: int) -> BinaryIO:
+    """A regular file of at most `most` bytes, open for reading.
 
     Raises: FileNotFoundError, or ValueError for a larger file and for what is no file: reading a pipe may never end.
     """
@@ -74,24 +75,68 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         os.close(file)
         raise ValueError(f"{path} is not a regular file")
-    with open(file, "rb") as opened:
-        if found.st_size > most:
-            raise ValueError(f"{path} has {found.st_size / 2**20:.1f} MiB: at most {most / 2**20:.1f} are read here")
-        return opened.read()
+    if found.st_size > most:
+        os.close(file)
+        raise ValueError(f"{path} has {found.st_size / 2**20:.1f} MiB: at most {most / 2**20:.1f} are read here")
+    return open(file, "rb")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes. Raises: as `open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read()
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """JSON from somebody else. Raises ValueError, naming `where`, for what is broken, nested too deep or too long a number."""
+    """JSON from somebody else.
+
+    Raises: ValueError, naming `where`, for what is broken, nested too deep, too long a number, or a key given twice.
+    """
     try:
-        return json.loads(text)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise ValueError(f"{where} is not valid JSON: {why}") from None
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that comes twice, readers would take one value or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} comes twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # made once: a million lines need it a million times
+
+
 def read_json(path: str | Path, most: int = MAX_JSON_BYTES) -> Any:
     """The JSON of a file. Raises: FileNotFoundError, or ValueError, in one line, as of `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(path, most), str(path))
+
+
+def inside(path: str | Path, root: str | Path) -> bool:
+    """Whether a path, all links followed, lies in the folder `root`, all links followed, or is it."""
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    return real == top or real.startswith(top.rstrip(os.sep) + os.sep)
+
+
+def printable(text: Any) -> str:
+    """Somebody else's text for a terminal or a message: on one line, and nothing in it that a terminal obeys.
+
+    Control characters, those that reverse the direction of writing, and bytes that are no UTF-8 are spelled out.
+    """
+    text = str(text)
+    return text if text.isascii() and text.isprintable() else "".join(map(_spelled, text))
+
+
+def _spelled(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def disk_is_full(error: BaseException) -> bool:

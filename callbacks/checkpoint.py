@@ -16,7 +16,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
     """Saves `step=….ckpt` on whole optimiser steps; Lightning calls it after all other callbacks.
 
     What cannot be written during the run is a warning. Where it is the last checkpoint, or its weights are not finite,
-    training stops on all processes and `failure` says why, in one line.
+    training stops on all processes and `failure` says why, in one line. While gradients are not finite nothing is
+    saved before the last step: weights that they come from may be lost already.
 
     Args:
         dir: folder of the checkpoints.
@@ -31,6 +32,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
             raise ValueError(f"callbacks.checkpoint.keep={keep}: at least 1")
         self.dir, self.every_steps, self.every_sec, self.keep = Path(dir), every_steps, every_sec, keep
         self.failure: str | None = None
+        self.diverged = False
+        self._waiting = False
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -39,8 +42,11 @@ class Checkpoint(pl.callbacks.Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if not step_done(trainer, module):
             return
-        if trainer.should_stop or due(trainer, module, self.every_steps) or self._time_is_up(trainer):
+        self._waiting = self._waiting or due(trainer, module, self.every_steps) or self._time_is_up(trainer)
+        doubtful = any(any(getattr(c, "in_a_row", {}).values()) for c in trainer.callbacks)  # of NanGuard
+        if trainer.should_stop or finished(trainer, module) or self._waiting and not doubtful:
             self.save(trainer, module)
+            self._waiting = False
 
     def save(self, trainer: pl.Trainer, module: Any) -> None:
         """Write a checkpoint of this step and delete those beyond `keep`."""
@@ -64,7 +70,7 @@ class Checkpoint(pl.callbacks.Checkpoint):
     def _failed(self, trainer: pl.Trainer, module: Any, error: Exception) -> None:
         what = f"no checkpoint at step {module.optimizer_steps}: {error}"
         if isinstance(error, FloatingPointError):
-            self.failure = f"{what}; lower the learning rate or look at the data, and go back to the last good one"
+            self.failure, self.diverged = f"{what}; lower the learning rate or look at the data", True
         elif trainer.should_stop or finished(trainer, module):
             self.failure = f"{what}; {getattr(error, 'remedy', 'put that right')}, then go on"
         elif trainer.is_global_zero:

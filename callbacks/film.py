@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from files import replacing
 
 MAX_FRAMES = 60  # of longer runs, so many at even steps
 MAX_SIDE = 480  # pixels of a frame
@@ -28,13 +29,9 @@ def write_film(folder: Path, path: Path) -> bool:
         return False
     size = frames[-1].size  # of a run that was resumed with other conditions
     frames = [frame if frame.size == size else ImageOps.pad(frame, size, color="white") for frame in frames]
-    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    try:
+    with replacing(path) as fresh:
         frames[0].save(fresh, format="gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
     return True
 
 

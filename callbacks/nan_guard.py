@@ -37,7 +37,7 @@ class NanGuard(pl.Callback):
         if self.in_a_row[which] > self.max_in_a_row:
             raise FloatingPointError(
                 f"the gradient was not finite {self.in_a_row[which]} steps in a row, up to step "
-                f"{module.optimizer_steps + 1}: lower the learning rate or look at the data; the last checkpoint is good"
+                f"{module.optimizer_steps + 1}: lower the learning rate or look at the data"
             )
         print(f"step {module.optimizer_steps + 1}: gradient not finite, step skipped ({self.total} so far)", flush=True)
 

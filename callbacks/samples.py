@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from callbacks.film import write_film
 from callbacks.grid import captioned_grid
 from callbacks.steps import due, evaluating, finished
 from evaluators.images import to_uint8
+from files import replacing, why_not_written
 
 COLUMNS = 8  # images that are shown with their reconstructions
 
@@ -63,7 +63,7 @@ class SampleGrid(pl.Callback):
         try:
             write_film(self.dir, self.dir.with_suffix(".gif"))
         except OSError as error:  # a full disk takes no film, but the run has ended well
-            print(f"warning: no film of the samples: {error}", flush=True)
+            print(f"warning: no film of the samples: {why_not_written(error, self.dir.parent)}", flush=True)
 
     def path(self, module: Any, name: str = "samples") -> Path:
         """Where a picture of this step goes."""
@@ -102,11 +102,13 @@ class SampleGrid(pl.Callback):
             return
         if grid is None:
             return
-        self.dir.mkdir(parents=True, exist_ok=True)
         path = self.path(module, name)
-        fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        grid.save(fresh, format="png")
-        os.replace(fresh, path)
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as fresh:
+                grid.save(fresh, format="png")
+        except OSError as error:  # a full disk takes no picture, and training goes on
+            print(f"warning: no {path.name}: {why_not_written(error, self.dir)}", flush=True)
         for logger in trainer.loggers:
             if hasattr(logger, "log_picture"):
                 logger.log_picture(name, grid, step=module.optimizer_steps)

@@ -7,20 +7,16 @@ captions JSON or a table of any name (both through `annotations`), and folders n
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import files
+from datamodules.caption_tables import MAX_TEXT, Captions, add, lines, read_annotations
 from datamodules.decode import EXTENSIONS
 
-FILE_COLUMNS = ("file_name", "image", "path")
-TEXT_COLUMNS = ("text", "caption", "captions")
 TABLE_NAMES = tuple(f"metadata{end}" for end in (".jsonl", ".csv", ".tsv", ".parquet"))
 _NOT_CAPTIONS = frozenset(("readme", "license", "licence", "notice"))
 LAYOUTS = (
@@ -28,9 +24,12 @@ LAYOUTS = (
     "COCO captions JSON or another table with data.annotations=FILE; "
     "folders named after classes with data.class_template='a photo of a {}'"
 )
+MAX_DEPTH = 200  # folders within folders: following links costs more with every one
+TOO_DEEP = f"more than {MAX_DEPTH} folders deep"
+ALLOW = "data.allow_outside=true"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image: `file` relative to the root (POSIX), its captions (empty: none was found)."""
 
@@ -38,22 +37,37 @@ class Sample:
     captions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A file that is not used, why, and what the decoder said."""
+
+    file: str
+    reason: str
+    detail: str = ""
+
+
 @dataclass
 class Source:
-    """What a folder holds: its layout, the samples sorted by file, and captions that name no image at all."""
+    """What a folder holds: its layout, the samples sorted by file, captions that name no image at all, and files that
+    were refused before anything was read of them.
+    """
 
     layout: str
     samples: list[Sample]
     orphans: list[str] = field(default_factory=list)
+    refused: list[Bad] = field(default_factory=list)
 
 
-def read_source(root: str | Path, annotations: str | None = None, class_template: str | None = None) -> Source:
+def read_source(
+    root: str | Path, annotations: str | None = None, class_template: str | None = None, allow_outside: bool = False
+) -> Source:
     """Read the captions of a folder.
 
     Args:
         root: the image folder.
         annotations: COCO captions JSON, or a .csv/.tsv/.jsonl/.json/.parquet table; file names relative to root.
         class_template: caption with a `{}` for the class; used where the folder has no captions of its own.
+        allow_outside: follow links that lead out of root.
     Raises: FileNotFoundError for a missing folder or file, ValueError for anything else wrong, each in one line.
     """
     root = Path(root)
@@ -61,138 +75,77 @@ def read_source(root: str | Path, annotations: str | None = None, class_template
         raise FileNotFoundError(f"data.root: there is no folder {root}")
     if not root.is_dir():
         raise ValueError(f"data.root: {root} is a file, not a folder of images")
-    if class_template is not None and "{}" not in class_template:
-        raise ValueError(f"data.class_template {class_template!r} has no {{}} for the class name")
+    if class_template is not None:
+        check_template(class_template)
     if annotations is not None:
-        return _read_annotations(Path(annotations))
-    tables = [root / name for name in TABLE_NAMES if (root / name).is_file()]
+        path = Path(annotations)
+        if not path.exists():
+            raise FileNotFoundError(f"data.annotations: there is no file {path}")
+        return _read_annotations(path)
+    tables = [root / name for name in TABLE_NAMES if os.path.lexists(root / name)]
     if len(tables) > 1:
         names = " and ".join(t.name for t in tables)
         raise ValueError(f"{root} holds {names}: keep one, or name it in data.annotations")
+    if tables and not allow_outside and not files.inside(tables[0], root):
+        raise ValueError(f"{tables[0]} is a link out of data.root: name the file in data.annotations, or add {ALLOW}")
     if tables:
         return _read_annotations(tables[0])
-    return _read_folder(root, class_template)
+    return _read_folder(root, class_template, allow_outside)
 
 
-def clean(text: Any) -> str:
-    """A caption as one line of composed Unicode; '' for None, NaN and the like."""
-    if text is None or text != text:
-        return ""
-    return " ".join(unicodedata.normalize("NFC", str(text).replace("\0", "")).split())
+def check_template(template: str) -> None:
+    """Raises ValueError unless a class's name can be put into the template, and nothing else has to be."""
+    if not isinstance(template, str) or "{}" not in template:
+        raise ValueError(f"data.class_template {template!r} has no {{}} for the class name")
+    if any(brace in template.replace("{}", "") for brace in "{}"):
+        raise ValueError(f"data.class_template {template!r} has other braces than {{}}, the place of the class name")
 
 
 def _read_annotations(path: Path) -> Source:
-    if not path.is_file():
-        raise FileNotFoundError(f"data.annotations: there is no file {path}")
-    if path.suffix.lower() == ".json":
-        content = _parse_json(path.read_bytes(), str(path))
-        if isinstance(content, dict):
-            return _from_coco(content, path)
-        rows: Iterable[dict[str, Any]] = content
-    else:
-        rows = _table_rows(path)
-    captions: dict[str, list[str]] = defaultdict(list)
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number}: expected an object with file_name and text, got {row!r:.60}")
-        file, text = _column(row, FILE_COLUMNS, path), _column(row, TEXT_COLUMNS, path)
-        captions[str(file)] += text if isinstance(text, (list, tuple)) else [text]
-    if not captions:
-        raise ValueError(f"{path} is empty: it should hold one row per image, with file_name and text")
-    return Source(path.name, _samples(captions))
+    layout, captions, orphans = read_annotations(path)
+    return Source(layout, _samples(captions), orphans)
 
 
-def _column(row: dict[str, Any], names: tuple[str, ...], path: Path) -> Any:
-    for name in names:
-        if name in row:
-            return row[name]
-    raise ValueError(f"{path} needs a column {' or '.join(names)}; it has {', '.join(map(str, row))}")
+def _samples(captions: Captions) -> list[Sample]:
+    """Samples sorted by file: an index means the same image whatever the order of rows or directory entries."""
+    found = []
+    for file in sorted(captions):
+        texts = captions[file]
+        found.append(Sample(file, tuple(texts) if isinstance(texts, list) else (texts,) if texts else ()))
+    return found
 
 
-def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    end = path.suffix.lower()
-    if end == ".parquet":
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise ValueError(f"{path} needs pyarrow (pip install pyarrow), or save the table as CSV") from None
-        yield from parquet.read_table(path).to_pylist()
-    elif end == ".jsonl":
-        for number, line in enumerate(read_text(path).split("\n"), start=1):
-            if line.strip():
-                yield _parse_json(line, f"{path}, line {number}")
-    elif end in (".csv", ".tsv"):
-        # keepends: a caption in quotes may run over several lines
-        lines = read_text(path).splitlines(keepends=True)
-        yield from csv.DictReader(lines, delimiter="\t" if end == ".tsv" else ",")
-    else:
-        raise ValueError(f"data.annotations: {path} should end in .json, .jsonl, .csv, .tsv or .parquet")
-
-
-def read_text(path: Path) -> str:
-    """UTF-8 with or without byte order mark; else Windows-1252, in which older tools on Windows write."""
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
-
-
-def _parse_json(text: str | bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: not valid JSON ({error})") from None
-
-
-def _from_coco(content: dict[str, Any], path: Path) -> Source:
-    images, annotations = content.get("images"), content.get("annotations")
-    if not isinstance(images, list) or not isinstance(annotations, list):
-        raise ValueError(f"{path} is not COCO: expected the keys images and annotations, got {', '.join(content)}")
-    if annotations and "caption" not in annotations[0]:
-        raise ValueError(f"{path} holds no captions; COCO's caption files are called captions_*.json")
-    orphans = []
-    try:
-        names = {image["id"]: image["file_name"] for image in images}
-        captions: dict[str, list[Any]] = {name: [] for name in names.values()}
-        for annotation in annotations:
-            name = names.get(annotation["image_id"])
-            if name is None:
-                orphans.append(f"image_id {annotation['image_id']}")
-            else:
-                captions[name].append(annotation["caption"])
-    except KeyError as error:
-        raise ValueError(f"{path} is not COCO: an entry lacks the key {error}") from None
-    return Source("COCO captions", _samples(captions), sorted(set(orphans)))
-
-
-def _samples(captions: dict[str, list[Any]]) -> list[Sample]:
-    """Cleaned samples sorted by file: an index means the same image whatever the order of rows or directory entries."""
-    kept = ((file, tuple(filter(None, map(clean, texts)))) for file, texts in captions.items())
-    return [Sample(file, texts) for file, texts in sorted(kept)]
-
-
-def _read_folder(root: Path, class_template: str | None) -> Source:
-    files = list(walk(root))
-    images = [f for f in files if Path(f).suffix.lower() in EXTENSIONS]
-    texts = {f[:-4]: f for f in files if f.lower().endswith(".txt") and Path(f).stem.lower() not in _NOT_CAPTIONS}
-    if not files:
+def _read_folder(root: Path, class_template: str | None, allow_outside: bool) -> Source:
+    refused: list[Bad] = []
+    there = list(walk(root, allow_outside, refused))
+    images = [f for f in there if Path(f).suffix.lower() in EXTENSIONS]
+    texts: dict[str, str] = {}
+    for file in there:
+        if file.lower().endswith(".txt") and Path(file).stem.lower() not in _NOT_CAPTIONS:
+            if file[:-4] in texts:
+                raise ValueError(f"{root}: {texts[file[:-4]]} and {file} are captions of the same image: remove one")
+            texts[file[:-4]] = file
+    if not there and not refused:
         raise ValueError(f"data.root: {root} is empty")
     if texts and any(f.rpartition(".")[0] in texts for f in images):
-        return _from_sidecars(root, images, texts)
+        return _from_sidecars(root, images, texts, allow_outside, refused)
     if class_template is not None and images:
-        captions = {f: [class_template.format(Path(f).parent.name.replace("_", " "))] for f in images if "/" in f}
+        captions: Captions = {}
+        for file in images:
+            if "/" in file:
+                add(captions, file, class_template.replace("{}", Path(file).parent.name.replace("_", " ")))
         if not captions:
             raise ValueError(f"data.class_template is set, but {root} has no folders: expected {root}/<class>/<image>")
-        return Source("class folders", _samples(captions))
-    ends = Counter(Path(f).suffix.lower() or "no ending" for f in files).most_common(5)
+        return Source("class folders", _samples(captions), refused=refused)
+    ends = Counter(Path(f).suffix.lower() or "no ending" for f in there).most_common(5)
     seen = ", ".join(f"{n:,} {end}" for end, n in ends)
-    raise ValueError(f"no captions found in {root} (saw {seen}){_hint(root, files)}; understood are: {LAYOUTS}")
+    seen += f", {len(refused):,} refused: {refused[0].file} is {refused[0].detail}" if refused else ""
+    raise ValueError(f"no captions found in {root} (saw {seen}){_hint(root, there)}; understood are: {LAYOUTS}")
 
 
-def _hint(root: Path, files: list[str]) -> str:
+def _hint(root: Path, there: list[str]) -> str:
     """What the user may have meant: a folder further down that has a table, or a JSON file that lies about."""
-    for file in files:
+    for file in there:
         if Path(file).name in TABLE_NAMES:
             return f"; is data.root={(root / file).parent} what you meant?"
         if file.endswith(".json"):
@@ -200,32 +153,71 @@ def _hint(root: Path, files: list[str]) -> str:
     return ""
 
 
-def _from_sidecars(root: Path, images: list[str], texts: dict[str, str]) -> Source:
-    captions: dict[str, list[str]] = {}
+def _from_sidecars(
+    root: Path, images: list[str], texts: dict[str, str], allow_outside: bool, refused: list[Bad]
+) -> Source:
+    captions: Captions = {}
     owners: dict[str, str] = {}
     for file in images:
+        captions[file] = ""
         stem = file.rpartition(".")[0]
         if stem not in texts:
-            captions[file] = []
             continue
         if stem in owners:
             raise ValueError(f"{root}: {owners[stem]} and {file} share the captions {stem}.txt; rename or remove one")
         owners[stem] = file
-        captions[file] = read_text(root / texts[stem]).splitlines()
+        path = root / texts[stem]
+        if not allow_outside and path.is_symlink() and not files.inside(path, root):
+            refused.append(Bad(texts[stem], "outside_root", "a link out of data.root"))
+            continue
+        try:
+            for line in "".join(lines(path, MAX_TEXT)).splitlines():
+                add(captions, file, line)
+        except (ValueError, FileNotFoundError) as error:
+            refused.append(Bad(texts[stem], "unreadable", str(error).removeprefix(str(path)).lstrip(": ")))
     orphans = sorted(file for stem, file in texts.items() if stem not in owners)
-    return Source("a .txt beside each image", _samples(captions), orphans)
+    return Source("a .txt beside each image", _samples(captions), orphans, refused)
 
 
-def walk(root: Path) -> Iterator[str]:
-    """All visible files under root, relative, sorted; a linked folder is entered once, so loops end."""
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
+def walk(root: Path, allow_outside: bool = False, refused: list[Bad] | None = None) -> Iterator[str]:
+    """All visible files under root, relative, in an order that is the same everywhere.
+
+    A linked folder is entered once, so loops end; one outside root only with `allow_outside`. What is not entered is
+    added to `refused`.
+    """
+    refused = [] if refused is None else refused
+    top, seen, waiting = os.path.realpath(root), set(), [""]
+    while waiting:
+        folder = waiting.pop()
+        if folder.count("/") >= MAX_DEPTH:
+            refused.append(Bad(folder, "unreadable", TOO_DEEP))
+            continue
+        real = os.path.realpath(os.path.join(root, folder))
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
+        if not allow_outside and real != top and not real.startswith(top.rstrip("/") + "/"):
+            refused.append(Bad(folder, "outside_root", "a link to a folder out of data.root"))
+            continue
+        try:
+            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+        except OSError as error:
+            refused.append(Bad(folder, "unreadable", error.strerror or "a folder that cannot be read"))
+            continue
+        inner = []
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            place = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_folder(entry):
+                inner.append(place)
+            else:
+                yield place
+        waiting += reversed(inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

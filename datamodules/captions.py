@@ -11,10 +11,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.base import ImageDataModule, to_model_range
-from datamodules.caption_sources import Sample, read_source
+from datamodules.caption_sources import Sample, check_template, read_source
 from datamodules.decode import BadImage, load_square
 from datamodules.manifest import Manifest, build_manifest, manifest_folder
 from datamodules.sampler import Key, rank_and_world, stable_hash
+from files import printable
 
 _AUTO_CACHE_BYTES = 2**30
 _MAX_TRIES = 10
@@ -71,7 +72,7 @@ class CaptionsDataset(Dataset):
         if index in self.bad_now:
             return
         self.bad_now.add(index)
-        file = self.root / self.samples[index].file
+        file = printable(self.root / self.samples[index].file)
         warnings.warn(f"{file} has gone bad since it was checked ({bad}); another sample takes its place", stacklevel=2)
         if len(self.bad_now) > self.max_bad:
             raise RuntimeError(
@@ -92,6 +93,7 @@ class CaptionsDataModule(ImageDataModule):
         max_bad_fraction: share of unusable images above which nothing starts.
         cache_in_memory: keep decoded images: True, False or "auto" (where all loaders together need at most 1 GiB).
         cache_dir: where the verdicts on the files are kept.
+        allow_outside: take images outside root, which captions name by their path or links lead to.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for what is in the folder in `setup`.
     """
 
@@ -108,6 +110,7 @@ class CaptionsDataModule(ImageDataModule):
         max_bad_fraction: float = 0.01,
         cache_in_memory: bool | str = "auto",
         cache_dir: str = ".cache",
+        allow_outside: bool = False,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
         if not root:
@@ -118,9 +121,14 @@ class CaptionsDataModule(ImageDataModule):
             raise ValueError(f"data.max_bad_fraction must lie between 0 and 1, got {max_bad_fraction}")
         if cache_in_memory not in (True, False, "auto"):
             raise ValueError(f"data.cache_in_memory must be true, false or auto, got {cache_in_memory!r}")
+        if class_template is not None:
+            check_template(class_template)
+        if not isinstance(allow_outside, bool):
+            raise ValueError(f"data.allow_outside must be true or false, got {allow_outside!r}")
         self.root, self.annotations, self.class_template = Path(root).expanduser(), annotations, class_template
         self.random_flip, self.val_fraction, self.max_bad_fraction = random_flip, val_fraction, max_bad_fraction
         self.cache_in_memory, self.cache_dir = cache_in_memory, Path(cache_dir).expanduser()
+        self.allow_outside = allow_outside
         self.manifest: Manifest | None = None
 
     def prepare_data(self) -> None:
@@ -149,11 +157,11 @@ class CaptionsDataModule(ImageDataModule):
 
     def _load_manifest(self) -> Manifest:
         if self.manifest is None:
-            source = read_source(self.root, self.annotations, self.class_template)
+            source = read_source(self.root, self.annotations, self.class_template, self.allow_outside)
             folder = manifest_folder(self.cache_dir, self.root, self.annotations)
-            manifest = build_manifest(self.root, source, folder)
+            manifest = build_manifest(self.root, source, folder, self.allow_outside)
             if rank_and_world()[0] == 0:
-                print(f"{self.root} ({source.layout}): {manifest.summary()}")
+                print(printable(f"{self.root} ({source.layout}): {manifest.summary()}"))
             manifest.require(self.max_bad_fraction)
             self.manifest = manifest
         return self.manifest

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 from datamodules.caption_sources import read_source
 from datamodules.manifest import Manifest, build_manifest, manifest_folder
+from files import printable
 
 _EXAMPLES = 3
+_CAPTIONS = 5  # of an example
+_WIDTH = 2000
 
 
 def describe(manifest: Manifest, layout: str) -> list[str]:
@@ -24,12 +28,12 @@ def describe(manifest: Manifest, layout: str) -> list[str]:
             f"{len(captions) / len(manifest.samples):.3g} per image, {words[len(words) // 2]} words in the median, "
             f"{words[-1]} at most"
         )
-    lines += [f"  {sample.file}: {' | '.join(sample.captions)}" for sample in manifest.samples[:_EXAMPLES]]
+    lines += [f"  {sample.file}: {' | '.join(sample.captions[:_CAPTIONS])}" for sample in manifest.samples[:_EXAMPLES]]
     for reason, count in Counter(bad.reason for bad in manifest.bad).most_common():
         lines.append(f"{reason}: {count:,}")
-        examples = [bad for bad in manifest.bad if bad.reason == reason][:_EXAMPLES]
+        examples = islice((bad for bad in manifest.bad if bad.reason == reason), _EXAMPLES)
         lines += [f"  {bad.file}" + (f" ({bad.detail})" if bad.detail else "") for bad in examples]
-    return lines
+    return [printable(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…") for line in lines]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,15 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--class-template", help="'a photo of a {}' makes captions of class folders")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01)
     parser.add_argument("--cache-dir", default=".cache", help="where the verdicts on the files are kept")
+    parser.add_argument("--allow-outside", action="store_true", help="take files outside ROOT, by path or by link")
     options = parser.parse_args(arguments)
     try:
         root = Path(options.root).expanduser()
-        source = read_source(root, options.annotations, options.class_template)
-        manifest = build_manifest(root, source, manifest_folder(options.cache_dir, root, options.annotations))
+        source = read_source(root, options.annotations, options.class_template, options.allow_outside)
+        folder = manifest_folder(options.cache_dir, root, options.annotations)
+        manifest = build_manifest(root, source, folder, options.allow_outside)
         print("\n".join(describe(manifest, source.layout)))
         manifest.require(options.max_bad_fraction)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

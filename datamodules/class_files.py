@@ -16,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from files import read_bytes
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GARMENTS = (
     "t-shirt", "pair of trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 DOWNLOAD_TIMEOUT_SEC = 20.0
+MAX_BYTES = 2**28  # of a file, packed and unpacked: the largest real one has 150 MiB
+MAX_NAME = 100  # characters of a class's name
 Split = tuple[np.ndarray, np.ndarray]  # uint8 (N, C, S, S), int64 (N,)
 
 
@@ -142,10 +146,15 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Source: LeCun, Cortes and Burges, "The MNIST database", file format
     """
     again = "delete it and get it anew"
+    raw = read_bytes(path, MAX_BYTES)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if path.suffix == ".gz":
+            with gzip.open(io.BytesIO(raw)) as packed:
+                raw = packed.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}): {again}") from None
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"{path} unpacks to more than {MAX_BYTES / 2**20:.0f} MiB: {again}")
     header = 4 + 4 * ndim
     if len(raw) < header or raw[:4] != bytes((0, 0, 8, ndim)):
         raise ValueError(
@@ -171,7 +180,8 @@ def _read_cifar_split(folder: Path, files: tuple[str, ...], form: Format) -> Spl
         content = read_pickle(folder / name)
         data, found = content.get("data"), content.get(form.labels_key)
         width = form.channels * form.side**2
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or not isinstance(found, list):
+        plain = isinstance(found, list) and all(type(label) is int and 0 <= label < 2**31 for label in found)
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or not plain:
             raise ValueError(f"{folder / name} is no CIFAR batch: it should hold `data` (bytes) and {form.labels_key}")
         if data.shape[1] != width:
             raise ValueError(
@@ -185,7 +195,8 @@ def _read_cifar_split(folder: Path, files: tuple[str, ...], form: Format) -> Spl
 
 def _cifar_names(folder: Path, form: Format) -> tuple[str, ...]:
     names = read_pickle(folder / form.meta).get(form.names_key)
-    if not isinstance(names, list) or len(names) != form.num_classes or not all(isinstance(n, str) for n in names):
+    right = isinstance(names, list) and len(names) == form.num_classes
+    if not right or not all(isinstance(name, str) and 0 < len(name) <= MAX_NAME for name in names):
         raise ValueError(f"{folder / form.meta} should hold {form.num_classes} class names under {form.names_key}")
     return tuple(name.replace("_", " ") for name in names)
 
@@ -200,20 +211,25 @@ class _Arrays(pickle.Unpickler):
         if (home, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
         if (home, name) == ("_codecs", "encode"):
-            import _codecs
-
-            return _codecs.encode
+            return _latin1
         raise pickle.UnpicklingError(f"it wants {module}.{name}, which image files do not need")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How pickles of Python 3 in protocol 2 write bytes; other codecs unpack, and one byte can become gigabytes."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise pickle.UnpicklingError(f"it wants the codec {encoding!r:.40}, which image files do not need")
+    return text.encode("latin1")
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """A dict of arrays and plain values from a pickle of Python 2 or 3; ValueError for anything else."""
     try:
-        content = _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _Arrays(io.BytesIO(read_bytes(path, MAX_BYTES)), encoding="latin1").load()
         if not isinstance(content, dict):
             raise pickle.UnpicklingError(f"it holds a {type(content).__name__}")
     except Exception as error:  # damage shows as one of many errors
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).removeprefix(str(path)).split())[:200] or type(error).__name__
         raise ValueError(f"{path} is damaged or no CIFAR file ({text}): delete it and get it anew") from None
     return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
 

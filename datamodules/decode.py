@@ -5,16 +5,25 @@ Pillow, not torchvision.io: the latter can take the whole process down on a dama
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+import files
+
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million; checked before anything is decoded
+MAX_BYTES = 2**29  # of a file: 80 million pixels of 16 bits in three colours, not compressed
+MAX_PASSES = 2_000_000_000  # pixels times scans of a progressive JPEG: a short file can ask for thousands of scans
+PIXELS_AT_ONCE = 100_000_000  # in all threads together: a pixel takes up to 20 bytes while it is converted
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # none runs other programs
 EXTENSIONS = frozenset(".jpg .jpeg .jfif .mpo .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .avif .jp2".split())
-REASONS = ("missing", "unreadable", "empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported")
+REASONS = ("missing", "unreadable", "outside_root", "empty", "not_an_image", "truncated", "corrupt", "too_large", "unsupported")
 _COLOUR_MODES = frozenset(("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"))
 _ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
 
@@ -35,37 +44,47 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
 
     Raises: BadImage.
     """
-    image = _open(path, size)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    # Cropping inside resize keeps a 1 x 1,000,000 strip from being blown up first.
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))
+    def central_square(image: Image.Image) -> np.ndarray:
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        # Cropping inside resize keeps a 1 x 1,000,000 strip from being blown up first.
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+    return _open(path, size, central_square)
 
 
 def verify(path: str | Path) -> None:
     """Decode a whole image, as cheaply as its format allows. Raises: BadImage."""
-    _open(path, 1)
+    _open(path, 1, lambda image: None)
 
 
-def _open(path: str | Path, size: int) -> Image.Image:
-    """The upright RGB image, for JPEG reduced by the decoder to not less than twice `size`."""
+def _open(path: str | Path, size: int, use: Callable[[Image.Image], Any]) -> Any:
+    """What `use` makes of the upright RGB image, for JPEG reduced by the decoder to not less than twice `size`.
+
+    `use` is called before other threads get the image's room, so it must not hand the image on.
+    """
     try:
-        file = open(path, "rb")
+        file = files.open_regular(path, MAX_BYTES)
     except FileNotFoundError:
         raise BadImage("missing") from None
-    except OSError as error:
-        raise BadImage("unreadable", error.strerror or str(error)) from None
+    except ValueError as error:  # no permission, no file but a folder or a pipe, or a huge one
+        raise BadImage("unreadable", str(error).removeprefix(str(path)).lstrip(": ")) from None
     with file:
         if not file.read(1):
             raise BadImage("empty")
         file.seek(0)
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                num_pixels = image.width * image.height
+                if num_pixels > MAX_PIXELS:
                     raise BadImage("too_large", f"{image.width} x {image.height} pixels")
+                if image.format in ("JPEG", "MPO") and (scans := _scans(file)) * num_pixels > MAX_PASSES:
+                    raise BadImage("too_large", f"{image.width} x {image.height} pixels in {scans:,} scans")
                 image.draft(None, (2 * size, 2 * size))
-                image.load()
-                return _to_rgb(_upright(image))
+                with _room.of(image.width * image.height):
+                    image.load()
+                    return use(_to_rgb(_upright(image)))
         except BadImage:
             raise
         except UnidentifiedImageError:
@@ -77,6 +96,37 @@ def _open(path: str | Path, size: int) -> Image.Image:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not the decoder's
                 reason = "unreadable"
             raise BadImage(reason, f"{type(error).__name__}: {error}") from None
+
+
+class _Room:
+    """Lets threads decode as long as their images together have at most `most` pixels; a larger one goes alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used, self._changed = most, 0, threading.Condition()
+
+    @contextmanager
+    def of(self, num_pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self.used or self.used + num_pixels <= self.most)
+            self.used += num_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.used -= num_pixels
+                self._changed.notify_all()
+
+
+_room = _Room(PIXELS_AT_ONCE)
+
+
+def _scans(file: BinaryIO) -> int:
+    """How often a JPEG begins a scan, by its marker; pictures within the file count too. The file's place is kept."""
+    place = file.tell()
+    file.seek(0)
+    found = file.read().count(b"\xff\xda")
+    file.seek(place)
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

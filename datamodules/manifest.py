@@ -5,29 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import time
-from collections import Counter
+import stat
+import warnings
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.caption_sources import Sample, Source
+from datamodules.caption_sources import ALLOW, MAX_DEPTH, TOO_DEEP, Bad, Sample, Source
+from datamodules.caption_tables import lines
 from datamodules.decode import BadImage, verify
+from datamodules.progress import Progress
 from datamodules.sampler import stable_hash
+from files import inside, parse_json, printable, replacing
 
 VERSION = 1  # raise when the verdict on an unchanged file can change
-_REPORT_EVERY_SEC = 10.0
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A file that is not used, why, and what the decoder said."""
-
-    file: str
-    reason: str
-    detail: str = ""
+_AT_ONCE = 32  # files that a thread judges before it tells
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,8 @@ class Manifest:
             return
         share = f"{len(self.bad):,} of {self.total:,} images cannot be used ({count_reasons(self.bad)})"
         remedy = "mend or remove them" + (", or raise the limit" if self.samples else "")
+        if outside := next((bad.file for bad in self.bad if bad.reason == "outside_root"), None):
+            remedy += f", or read what lies outside data.root ({printable(outside)}) with {ALLOW}"
         limit = f"data.max_bad_fraction={max_bad_fraction:g}"
         raise ValueError(f"{share}, more than {limit}; {remedy}; list: {self.bad_list}")
 
@@ -75,27 +71,38 @@ def manifest_folder(cache_dir: str | Path, root: Path, annotations: str | None) 
     return Path(cache_dir).expanduser() / "captions" / f"{stable_hash(str(root.resolve()), annotations or ''):016x}"
 
 
-def build_manifest(root: Path, source: Source, folder: Path) -> Manifest:
+def build_manifest(root: Path, source: Source, folder: Path, allow_outside: bool = False) -> Manifest:
     """Sort the source's samples into usable and not, decoding what is new or changed since the last call.
 
     Args:
         root: the image folder, which sample files are relative to.
         folder: where `verdicts.jsonl` and `bad_files.jsonl` are kept.
+        allow_outside: take files that lie outside root, by their path or through links.
     Raises: ValueError where not one of the captions has an image: most likely root is the wrong folder.
     """
-    stats = {sample.file: _stat(root / sample.file) for sample in source.samples}
-    if source.samples and all(stat == _GONE for stat in stats.values()):
+    find = Places(root, allow_outside)
+    progress = Progress("looked for {} images", len(source.samples))
+    found: list[Stat | Bad] = []
+    for count, sample in enumerate(source.samples, start=1):
+        found.append(find(sample.file))
+        if not count & 0x3FFF:
+            progress.tell(count)
+    if found and all(isinstance(one, Bad) and one.reason == "missing" for one in found):
         first = root / source.samples[0].file
-        raise ValueError(f"none of the {len(stats):,} captioned images is under data.root={root}: looked for {first}")
+        raise ValueError(f"none of the {len(found):,} captioned images is under data.root={root}: looked for {first}")
     known = _read_verdicts(folder / "verdicts.jsonl")
-    fresh = [f for f, stat in stats.items() if known.get(f, ())[:2] != stat]
+    there = {sample.file: one for sample, one in zip(source.samples, found) if not isinstance(one, Bad)}
+    fresh = [file for file, stat in there.items() if known.get(file, ())[:2] != stat]
     for file, bad in _scan(root, fresh):
-        known[file] = (*stats[file], bad.reason, bad.detail)
+        known[file] = (*there[file], bad.reason, bad.detail)
     if fresh:
-        lines = ([file, *known[file]] for file in stats)
-        _write_lines(folder / "verdicts.jsonl", [{"version": VERSION}, *lines])
+        _write_lines(folder / "verdicts.jsonl", _verdict_lines(known, there))
     samples, sizes, bad_files = [], [], [Bad(name, "missing", "caption without image") for name in source.orphans]
-    for sample in source.samples:
+    bad_files += source.refused
+    for sample, one in zip(source.samples, found):
+        if isinstance(one, Bad):
+            bad_files.append(one)
+            continue
         size, _, reason, detail = known[sample.file]
         if reason:
             bad_files.append(Bad(sample.file, reason, detail))
@@ -105,42 +112,98 @@ def build_manifest(root: Path, source: Source, folder: Path) -> Manifest:
             samples.append(sample)
             sizes.append(size)
     bad_list = folder / "bad_files.jsonl"
-    _write_lines(bad_list, [vars(bad) for bad in bad_files])
+    _write_lines(bad_list, ({"file": b.file, "reason": b.reason, "detail": b.detail} for b in bad_files))
     return Manifest(samples, sizes, bad_files, bad_list)
 
 
-_GONE = (-1, -1)
-Verdict = tuple[int, int, str, str]  # size in bytes, mtime in ns, reason ('' = usable), detail
+Stat = tuple[int, int]  # size in bytes, mtime in ns
+Verdict = tuple[int, int, str, str]  # of `Stat`, reason ('' = usable), detail
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):  # ValueError: a name with a NUL in it
-        return _GONE
-    return stat.st_size, stat.st_mtime_ns
+class Places:
+    """Finds the files that captions name: `places(file)` is a regular file's `Stat`, or why it is not used.
+
+    One call to the system for most files: links are followed, and folders resolved once each.
+
+    Args:
+        allow_outside: False refuses what lies outside root, all links followed.
+    """
+
+    def __init__(self, root: Path, allow_outside: bool) -> None:
+        self.root, self.allow_outside = str(root), allow_outside
+        self._folders: dict[str, tuple[str, str] | None] = {}
+
+    def __call__(self, file: str) -> Stat | Bad:
+        if file.count("/") > MAX_DEPTH + self.root.count("/"):
+            return Bad(file, "unreadable", TOO_DEEP)
+        path = file if file.startswith("/") else f"{self.root}/{file}"
+        try:
+            folder = self._folder(path.rpartition("/")[0] or "/")
+            if folder is not None:
+                return Bad(file, *folder)
+            found = os.lstat(path)
+            if stat.S_ISLNK(found.st_mode):
+                if not (self.allow_outside or inside(path, self.root)):
+                    return Bad(file, "outside_root", f"a link out of data.root; {ALLOW} takes it")
+                found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Bad(file, "missing")
+        except OSError as error:
+            return Bad(file, "unreadable", error.strerror or "")
+        except ValueError as error:  # a name with a NUL in it
+            return Bad(file, "missing", str(error))
+        if not stat.S_ISREG(found.st_mode):
+            return Bad(file, "unreadable", _KINDS.get(stat.S_IFMT(found.st_mode), "not a file"))
+        return found.st_size, found.st_mtime_ns
+
+    def _folder(self, folder: str) -> tuple[str, str] | None:
+        """Why nothing in a folder is used: reason and detail; None where files in it may be."""
+        if folder not in self._folders:
+            why = None
+            if not (self.allow_outside or inside(folder, self.root)):
+                why = "outside_root", f"a path out of data.root; {ALLOW} takes it"
+            elif not os.path.lexists(folder):
+                why = "missing", ""
+            self._folders[folder] = why
+        return self._folders[folder]
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"} | dict.fromkeys(
+    (stat.S_IFBLK, stat.S_IFCHR), "a device"
+)
 
 
 def _scan(root: Path, files: list[str]) -> Iterator[tuple[str, Bad]]:
-    """Decode files in threads (Pillow releases the interpreter lock), with a line of progress every ten seconds."""
+    """Decode files in threads (Pillow releases the interpreter lock), with a line of progress now and then."""
 
-    def judge(file: str) -> Bad:
-        try:
-            verify(root / file)
-        except BadImage as bad:
-            return Bad(file, bad.reason, bad.detail)
-        except ValueError as error:
-            return Bad(file, "missing", str(error))
-        return Bad(file, "")
+    def judge(part: list[str]) -> list[Bad]:
+        return [_judge(root, file) for file in part]
 
-    begin = last = time.monotonic()
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done, bad in enumerate(pool.map(judge, files), start=1):
-            yield bad.file, bad
-            if time.monotonic() - last > _REPORT_EVERY_SEC:
-                last = time.monotonic()
-                left = (last - begin) / done * (len(files) - done)
-                print(f"checked {done:,} of {len(files):,} new images, about {left:.0f} s left", file=sys.stderr)
+    progress = Progress(f"checked {{}} of {len(files):,} new images", len(files))
+    threads, done = min(8, os.cpu_count() or 1), 0
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        waiting: deque[Future[list[Bad]]] = deque()
+        for start in range(0, len(files), _AT_ONCE):  # few at a time: a million waiting tasks take gigabytes
+            waiting.append(pool.submit(judge, files[start : start + _AT_ONCE]))
+            while len(waiting) > 4 * threads or waiting and start + _AT_ONCE >= len(files):
+                for bad in waiting.popleft().result():
+                    done += 1
+                    yield bad.file, bad
+                    progress.tell(done)
+
+
+def _judge(root: Path, file: str) -> Bad:
+    try:
+        verify(root / file)
+    except BadImage as bad:
+        return Bad(file, bad.reason, bad.detail)
+    return Bad(file, "")
+
+
+def _verdict_lines(known: dict[str, Verdict], there: dict[str, Stat]) -> Iterator[object]:
+    yield {"version": VERSION}
+    for file in there:
+        yield [file, *known[file]]
 
 
 def _read_verdicts(path: Path) -> dict[str, Verdict]:
@@ -148,19 +211,31 @@ def _read_verdicts(path: Path) -> dict[str, Verdict]:
 
     Files it could not read are left out: permissions and disks are mended without the file changing.
     """
+    found: dict[str, Verdict] = {}
     try:
-        header, *lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        if header != {"version": VERSION}:
-            return {}
-        return {file: (size, mtime, why, detail) for file, size, mtime, why, detail in lines if why != "unreadable"}
-    except (OSError, ValueError):
+        for number, line in enumerate(lines(path), start=1):
+            entry = parse_json(line, str(path))
+            if number == 1 and entry != {"version": VERSION}:
+                return {}
+            if number > 1:
+                file, size, mtime, why, detail = entry
+                if tuple(map(type, entry)) != (str, int, int, str, str):
+                    return {}
+                if why != "unreadable":
+                    found[file] = (size, mtime, why, detail)
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
+    return found
 
 
-def _write_lines(path: Path, lines: Iterable[object]) -> None:
-    """Write JSON lines so that a reader on another rank sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    os.replace(temporary, path)
+def _write_lines(path: Path, entries: Iterable[object]) -> None:
+    """Write JSON lines so that a reader on another rank sees the old file or the new one, never half of it.
+
+    Where they cannot be written, that is told and nothing more: they only save the next run's time.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as fresh, open(fresh, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+    except OSError as error:
+        warnings.warn(f"{path} is not kept: {error.strerror or error}", stacklevel=2)

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from files import read_json, write_json
+
 SCHEMA = 2
 # Two values with different answers here measured different things. The rest describes what was measured. What the
 # real images, the reference and the prompts are is in `protocol`, as digests of contents: names and folders may differ.
@@ -51,19 +53,20 @@ class Card:
     def save(self, folder: str | Path) -> Path:
         """Writes `<split>-<metric>.json` into the folder and returns its path."""
         path = Path(folder) / f"{self.split}-{self.metric.replace('/', '-')}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Card:
         """Reads a card; raises ValueError for another schema."""
-        fields = json.loads(Path(path).read_text())
-        if fields.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} has card schema {fields.get('schema')}, this version reads {SCHEMA}: evaluate again"
-            )
-        return cls(**fields)
+        fields = read_json(path)
+        if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+            schema = repr(fields.get("schema"))[:40] if isinstance(fields, dict) else "none"
+            raise ValueError(f"{path} has card schema {schema}, this version reads {SCHEMA}: evaluate again")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"{path} is no card: {str(error).split(') ')[-1]}") from None
 
     def protocol_id(self) -> str:
         """Eight hex digits of everything that two values in one column must share."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from files import open_regular, replacing
+
 MEMORY_BYTES = 2 << 30
 DISK_BYTES = 4 << 30
 
@@ -83,7 +85,10 @@ class FeatureCache:
     @staticmethod
     def _read(path: Path) -> Tensor | None:
         try:
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path, MEMORY_BYTES) as file:
+                value = torch.load(file, map_location="cpu", weights_only=True)
+            if not isinstance(value, Tensor):
+                raise ValueError(f"a {type(value).__name__}, no tensor")
             os.utime(path)  # what is used stays
             return value
         except FileNotFoundError:
@@ -94,10 +99,9 @@ class FeatureCache:
 
     def _write(self, path: Path, value: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-        torch.save(value.clone(), fresh)  # a view would be saved with all of its storage
-        size = fresh.stat().st_size
-        os.replace(fresh, path)
+        with replacing(path) as fresh:
+            torch.save(value.clone(), fresh)  # a view would be saved with all of its storage
+            size = fresh.stat().st_size
         if self._on_disk is None:
             self._on_disk = sum(p.stat().st_size for p in self.folder.glob("*/*.pt"))
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
+import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +17,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from files import inside, parse_json, printable, read_bytes
+from scenes.grammar import SceneSpec
+
 SUFFIXES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .avif .jp2".split())
 LOSSY = frozenset(("JPEG", "MPO", "AVIF", "JPEG2000"))  # WebP is either; only its own header tells
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")  # none runs other programs
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm, and checked before anything is decoded
+MAX_PASSES = 2_000_000_000  # pixels times scans of a progressive JPEG: a short file can ask for thousands of scans
+MAX_BYTES = 2**29  # of an image file
+MAX_PROMPTS_BYTES = 2**28
+MAX_LABEL = 2**31
 RULE = "largest centre cut-out of those proportions, by Pillow's bicubic with antialiasing"
 
 # What Pillow would warn about becomes a picture or a named reason here.
@@ -57,31 +67,42 @@ class Folder:
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def read_folder(path: str | Path, what: str, max_broken: float, allow_lossy: bool = True) -> Folder:
+def read_folder(
+    path: str | Path, what: str, max_broken: float, allow_lossy: bool = True, allow_outside: bool = False
+) -> Folder:
     """Reads every image of a folder, not of the folders in it.
 
     Args:
         what: the option that named it, for messages.
         max_broken: largest share of files that may be unreadable; they are left out and named.
         allow_lossy: False refuses JPEG and its like: compression alone moves the distances.
+        allow_outside: False leaves out links that lead out of the folder: a stranger's folder could so put any
+            picture of this machine on the page.
     Raises:
-        FileNotFoundError: no such folder, or no image in it; ValueError: too many unreadable or any lossy files.
+        FileNotFoundError: no such folder, or no image in it; ValueError: too many unreadable or any lossy files, or
+            more than fits into half of this machine's memory.
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{what}={path}: no such folder")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
-        inside = next((p.name for p in sorted(path.iterdir()) if p.is_dir()), None)
-        hint = f"; it holds folders, such as {what}={path / inside}" if inside else ""
+        deeper = next((p.name for p in sorted(path.iterdir()) if p.is_dir()), None)
+        hint = f"; it holds folders, such as {what}={path / deeper}" if deeper else ""
         raise FileNotFoundError(f"{what}={path}: no images in it (.png, .jpg, .webp, …){hint}")
     folder = Folder(path, [file.name for file in files])
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     for number, file in enumerate(files):
         try:
+            if file.is_symlink() and not allow_outside and not inside(file, path):
+                raise ValueError("a link out of the folder; allow_outside=true takes it")
             image, lossy = decode(file)
         except Exception as error:  # a damaged file can make a decoder raise anything
-            folder.broken[file.name] = _reason(error)
+            folder.broken[file.name] = _reason(error, file)
             continue
+        room -= image.nbytes
+        if room < 0:
+            raise ValueError(f"{what}={path}: the first {number + 1} of {len(files)} images fill half of the memory here")
         folder.images.append(image)
         folder.numbers.append(number)
         folder.lossy += [file.name] if lossy else []
@@ -98,7 +119,7 @@ def read_folder(path: str | Path, what: str, max_broken: float, allow_lossy: boo
 def some(names: Sequence[str] | dict[str, str], count: int = 3) -> str:
     """The first names, with their reasons where there are any, and how many more there are."""
     shown = [f"{name}: {names[name]}" if isinstance(names, dict) else name for name in list(names)[:count]]
-    return ", ".join(shown) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(map(printable, shown)) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def decode(path: Path) -> tuple[np.ndarray, bool]:
@@ -106,10 +127,13 @@ def decode(path: Path) -> tuple[np.ndarray, bool]:
 
     16 bits are scaled to 8, transparency is laid on white.
     """
-    with Image.open(path) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        lossy = image.format in LOSSY or image.format == "WEBP" and b"VP8 " in path.read_bytes()[12:64]
+    content = read_bytes(path, MAX_BYTES)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        pixels = image.width * image.height
+        passes = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
+        if pixels > MAX_PIXELS or passes * pixels > MAX_PASSES:
+            raise ValueError(f"{image.width} x {image.height} pixels" + f" in {passes} scans" * (passes > 1) + " are too many")
+        lossy = image.format in LOSSY or image.format == "WEBP" and b"VP8 " in content[12:64]
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
@@ -122,9 +146,9 @@ def decode(path: Path) -> tuple[np.ndarray, bool]:
         return (array[:, :, None] if array.ndim == 2 else array), lossy
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image" if "cannot identify" in text else text
+def _reason(error: Exception, file: Path) -> str:
+    text = str(error).removeprefix(str(file)).lstrip(": ") or type(error).__name__
+    return "not an image" if "cannot identify" in text else text.splitlines()[0][:200].removeprefix("is ")
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -151,23 +175,56 @@ def read_prompts(path: str | Path, names: Sequence[str]) -> list[dict[str, Any]]
         FileNotFoundError: no such file; ValueError: it holds nothing, a line is no JSON, or it names a missing file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"prompts={path}: no such file")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = read_bytes(path, MAX_PROMPTS_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts={path}: the file is not written in UTF-8 (byte {error.start:,})") from None
     if not any(line.strip() for line in lines):
         raise ValueError(f"prompts={path}: the file holds no caption")
     found: list[dict[str, Any]] = [{} for _ in range(max(len(names), len(lines)))]
     places = {name: i for i, name in enumerate(names)}
+    named: set[str] = set()
     for number, line in enumerate(lines):
         if path.suffix != ".jsonl":
-            found[number] = {"caption": line.strip()} if line.strip() else {}
+            found[number] = {"caption": plain(line)} if line.strip() else {}
             continue
-        try:
-            entry = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"prompts={path}: line {number + 1} is no JSON ({error.msg})") from None
+        if not line.strip():
+            continue
+        where = f"prompts={path}: line {number + 1}"
+        entry = _entry(line, where)
         name = entry.get("file")
-        if name is not None and name not in places:
-            raise ValueError(f"prompts={path}: line {number + 1} names {name!r}, which is not among the images")
+        if name is not None and (name not in places or name in named):
+            raise ValueError(f"{where} names {name!r}, which is " + ("named before" if name in named else "not among the images"))
+        if name is not None:
+            named.add(name)
         found[number if name is None else places[name]] = entry
     return found
+
+
+def plain(text: str) -> str:
+    """A caption on one line, without control characters and halves of surrogate pairs, which no page can show."""
+    text = "".join(c for c in text if c.isprintable() or c.isspace())
+    return " ".join(text.split())
+
+
+def _entry(line: str, where: str) -> dict[str, Any]:
+    """An object that says `file`, `caption`, `label` or `spec` of an image, each of its kind or null."""
+    entry = parse_json(line, where)
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is no JSON object but {reprlib.repr(entry)}")
+    for key, kind in (("file", str), ("caption", str), ("label", int), ("spec", dict)):
+        value = entry.get(key)
+        if value is not None and (type(value) is not kind or kind is int and not 0 <= value < MAX_LABEL):
+            right = {str: "text", int: f"a whole number below {MAX_LABEL:,}", dict: "an object"}[kind]
+            raise ValueError(f"{where}: {key} should be {right}, not {reprlib.repr(value)}")
+    if entry.get("spec") is not None:
+        try:
+            SceneSpec.from_dict(entry["spec"])
+        except (ValueError, TypeError, KeyError) as error:
+            why = f"the key {error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{where}: spec is no scene: {str(why)[:200]}") from None
+    if entry.get("caption") is not None:
+        entry["caption"] = plain(entry["caption"])
+    return entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from evaluators.measure import Measured
 from evaluators.prompts import PromptSet
 from evaluators.report import Result, render, show
 from evaluators.samples import save_shown
+from files import write_json, write_text
 
 NUMBERS = ("low", "high", "real", "chance", "noise", "reconstruction")
 NOTES = {
@@ -98,7 +98,7 @@ def write_result(
         "notes": [*what.notes, *_notes(splits)],
         "reproduce": what.reproduce,
     }
-    write_atomically(out / "metrics.json", json.dumps(data, indent=1) + "\n")
+    write_json(out / "metrics.json", data)
     return Result(data, out)
 
 
@@ -121,16 +121,8 @@ def _split(out: Path, split: SplitResult) -> dict[str, Any]:
 def write_report(out: str | Path, results: Sequence[Result]) -> Path:
     """Writes report.html on one or many evaluations and returns its path."""
     path = Path(out) / "report.html"
-    write_atomically(path, render(list(results)))
+    write_text(path, render(list(results)))
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file through a temporary one, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)
 
 
 def cards(what: Evaluated, split: SplitResult) -> list[Card]:

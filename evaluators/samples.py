@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import files
 from evaluators.card import digest
 from evaluators.prompts import pixels_digest
 
@@ -45,7 +45,7 @@ class SampleStore:
         self.folder, self.rank = Path(root) / f"{label}-{digest(protocol)}", rank
         self.folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
-            _write(self.folder / "protocol.json", json.dumps(protocol, indent=1, sort_keys=True).encode())
+            files.write_text(self.folder / "protocol.json", json.dumps(protocol, indent=1, sort_keys=True))
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.png"
@@ -62,8 +62,7 @@ class SampleStore:
         for index, image in zip(indices, image_u8):
             write_png(self.path(index), image)
         path = self.folder / f"timing-{self.rank}.json"
-        known = json.loads(path.read_text()) if path.is_file() else []
-        _write(path, json.dumps([*known, [len(indices), sec, warm]]).encode())
+        files.write_json(path, [*map(list, _batches(path)), [len(indices), sec, warm]])
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The images as uint8 (B, C, H, W)."""
@@ -71,15 +70,27 @@ class SampleStore:
 
     def timing(self) -> list[Batch]:
         """Every batch that was ever sampled here, by whichever process."""
-        return [Batch(*b) for path in sorted(self.folder.glob("timing-*.json")) for b in json.loads(path.read_text())]
+        return [batch for path in sorted(self.folder.glob("timing-*.json")) for batch in _batches(path)]
 
     def keep(self, name: str, value: dict[str, Any]) -> None:
         """Saves a small fact about this sampling, such as its cost."""
-        _write(self.folder / f"{name}.json", json.dumps(value).encode())
+        files.write_json(self.folder / f"{name}.json", value)
 
     def kept(self, name: str) -> dict[str, Any] | None:
         path = self.folder / f"{name}.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return files.read_json(path) if path.exists() else None
+
+
+def _batches(path: Path) -> list[Batch]:
+    """The batches of a file of times; none where there is no such file. Raises: ValueError for another file."""
+    known = files.read_json(path) if path.exists() else []
+    try:
+        found = [Batch(int(images), float(sec), bool(warm)) for images, sec, warm in known]
+        if any(batch.images < 1 or not batch.sec >= 0 for batch in found):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"{path} holds no times of batches: delete it") from None
+    return found
 
 
 def sec_per_image(timing: Sequence[Batch]) -> tuple[float | None, float | None]:
@@ -105,7 +116,7 @@ def save_shown(root: Path, label: str, images_u8: Tensor, count: int = SHOWN) ->
 
 def read_pngs(paths: Sequence[Path]) -> Tensor:
     """Grey or colour PNGs of one size as uint8 (B, C, H, W)."""
-    arrays = [np.asarray(Image.open(path)) for path in paths]
+    arrays = [np.asarray(Image.open(path, formats=("PNG",))) for path in paths]
     batch = torch.from_numpy(np.stack([a[..., None] if a.ndim == 2 else a for a in arrays]))
     return batch.permute(0, 3, 1, 2).contiguous()
 
@@ -113,12 +124,5 @@ def read_pngs(paths: Sequence[Path]) -> Tensor:
 def write_png(path: Path, image_u8: Tensor) -> None:
     """Saves one uint8 image (C, H, W), whole or not at all."""
     array = image_u8.permute(1, 2, 0).cpu().contiguous().numpy()  # (H, W, C)
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(temporary, format="PNG")
-    os.replace(temporary, path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with files.replacing(path) as fresh:
+        Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(fresh, format="PNG")

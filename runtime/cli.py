@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from files import printable
 from runtime.config import CONF
 
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
@@ -36,7 +37,7 @@ def guarded(action: Callable[[], Any]) -> int:
         if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1" or "debug=true" in sys.argv:
             traceback.print_exc()
         if line is not None:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {printable(line)}", file=sys.stderr)
         return 1 if line is None else 2
     return 0
 

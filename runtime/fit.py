@@ -22,7 +22,7 @@ from files import why_not_written
 from runtime import run_dir
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
-from runtime.checkpoint_io import AtomicCheckpointIO
+from runtime.checkpoint_io import AtomicCheckpointIO, newest_good
 from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.resume import is_process_zero
@@ -147,9 +147,9 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         raise SystemExit(128 + stop.signum if stop.signum else 143 if trainer.received_sigterm else 1) from None
     except ProcessRaisedException as error:
         raise of_process(error) from None
-    except FloatingPointError:
+    except FloatingPointError as error:
         if is_process_zero():  # all processes gave up, one says so
-            raise
+            raise FloatingPointError(f"{error}; {last_good(path)}") from None
         return {}
     if not is_process_zero():
         return {}
@@ -167,10 +167,20 @@ def check_end(trainer: pl.Trainer, record: JsonlLogger, path: Path) -> None:
     """Brings the record to the disk. Raises ValueError, with what to do, if it or the last checkpoint is not there."""
     for callback in trainer.callbacks:
         if getattr(callback, "failure", None):
-            raise ValueError(f"{callback.failure}: python train.py resume={shown(path)}")
+            way = last_good(path) if callback.diverged else f"python train.py resume={shown(path)}"
+            raise ValueError(f"{callback.failure}: {way}")
     error, saved = record.close(), trainer.strategy.checkpoint_io.saved
     if not (saved and any(getattr(c, "signum", 0) for c in trainer.callbacks)):  # a stopped run writes them later
         check_record(error, path, "the last checkpoint has them" if saved else "there is no checkpoint that has them")
+
+
+def last_good(path: Path) -> str:
+    """Where a run whose weights are lost can go on from."""
+    good = newest_good(path / "checkpoints")
+    if good is None:
+        return "there is no good checkpoint, start a new run"
+    how = f"python train.py resume={shown(path)}, with the change and resume_force=true"
+    return f"the last good checkpoint is {good.name}, go back to it with {how}"
 
 
 def check_record(error: OSError | None, path: Path, where: str) -> None:

@@ -142,7 +142,7 @@ def lock(path: Path) -> None:
         return
     _locks[path] = file
     about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-    text = json.dumps({**about, "command": " ".join(sys.argv)[:1000]}) + "\n"
+    text = json.dumps({**about, "command": " ".join(sys.argv)[:100]}) + "\n"
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, text.encode(), 0)

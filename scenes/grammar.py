@@ -58,7 +58,8 @@ class SceneSpec:
         if len(self.groups) != num_groups:
             raise ValueError(f"a {self.kind!r} scene has {num_groups} groups, not {len(self.groups)}")
         for g in self.groups:
-            if g.size not in SIZES or g.colour not in COLOURS or g.shape not in SHAPES or not 1 <= g.count <= MAX_COUNT:
+            known = g.size in SIZES and g.colour in COLOURS and g.shape in SHAPES and type(g.count) is int
+            if not known or not 1 <= g.count <= MAX_COUNT:
                 raise ValueError(f"not a group of this grammar: {g}")
         if self.relation is not None and (self.kind != "pair" or self.relation not in INVERSE):
             raise ValueError(f"relation {self.relation!r} in a {self.kind!r} scene: pairs only, {', '.join(RELATIONS)}")

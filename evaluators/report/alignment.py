@@ -161,7 +161,7 @@ def product_of_skills(scores: Sequence[dict[str, float]]) -> tuple[float, float]
     predicted = 0.0
     for names, group in kinds.items():
         predicted += len(group) * math.prod(sum(one[n] == 1 for one in group) / len(group) for n in names)
-    return predicted / len(scores), sum(one["exact"] for one in scores) / len(scores)
+    return predicted / len(scores), sum(one.get("exact", 0.0) for one in scores) / len(scores)
 
 
 def confusions(models: Sequence[Model]) -> str:

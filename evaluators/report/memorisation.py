@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluators.charts import colour_class, histogram, show
 from evaluators.report.parts import Model, charts, figure, folded, split_names
-from evaluators.report.pictures import encode, image, tag
+from evaluators.report.pictures import encode, image, shown
 
 PAIRS = 24  # on the whole page
 
@@ -70,8 +70,8 @@ def _pairs(model: Model, split: str, pairs: Sequence[dict[str, Any]]) -> str:
             if pair.get(key) is not None
         ]
         cards.append(
-            f'<div class="pair"><div class="shot">{fake}<small>sample {pair["fake"]}</small></div>'
-            f'<div class="shot">{train}<small>train {pair["train"]}</small></div>'
+            f'<div class="pair"><div class="shot">{fake}<small>sample {pair["fake"]:d}</small></div>'
+            f'<div class="shot">{train}<small>train {pair["train"]:d}</small></div>'
             f'<small class="both">distance: {escape(", ".join(distances))}</small></div>'
         )
     return f'<p class="who">{model.chip} ({escape(split)})</p><div class="pairs">{"".join(cards)}</div>'
@@ -81,4 +81,7 @@ def _inline(address: str | None, alt: str) -> str:
     """A picture that came inside metrics.json; nothing but an embedded picture is taken from there."""
     if not address or not address.startswith("data:image/") or ";base64," not in address:
         return image(None, alt)
-    return tag(*encode(base64.b64decode(address.split(",", 1)[1])), alt)
+    try:
+        return shown(encode(base64.b64decode(address.split(",", 1)[1])), alt)
+    except ValueError:  # it is not written in base64
+        return image(None, alt)

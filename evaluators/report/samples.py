@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from evaluators.report.parts import Model, folded, split_names
@@ -83,10 +84,15 @@ def affordable(every: Sequence[Block]) -> int:
     each = 0
     for block in every:
         for model in block.models:
-            each += len(load(model.result.sample(block.split, 0))[0])
-        real = block.lead.result.real(block.split, 0)
-        each += len(load(real)[0]) if real else 0
+            each += _length(model.result.sample(block.split, 0))
+        each += _length(block.lead.result.real(block.split, 0))
     return next((count for count in COUNTS if count * each <= BUDGET), COUNTS[-1])
+
+
+def _length(path: Path | None) -> int:
+    """Characters of the page that a picture takes."""
+    picture = load(path) if path is not None else None
+    return len(picture.address) if picture else 0
 
 
 def _grid(block: Block, count: int, named: bool) -> str:
@@ -111,10 +117,10 @@ def _card(block: Block, index: int) -> str:
         rows.append(f'<div class="shot">{image(real, f"real image for: {prompt}")}<small>real</small></div>')
     for model in block.models:
         own = "" if asked(model, split) or not prompts else ", not asked"
-        own += "" if len(seeds) == 1 else f", seed {_seed(model, split, index)}"
+        own += "" if len(seeds) == 1 else f", seed {escape(str(_seed(model, split, index)))}"
         shown = image(model.result.sample(split, index), f"{model.name}, prompt: {prompt}")
         rows.append(f'<div class="shot">{shown}<small>{model.chip}{own}</small>{verdict(model, split, index)}</div>')
-    seed = f"<small>seed {seeds.pop()}</small>" if len(seeds) == 1 and seeds != {"unknown"} else ""
+    seed = f"<small>seed {escape(str(seeds.pop()))}</small>" if len(seeds) == 1 and seeds != {"unknown"} else ""
     text = f'<div class="asked">{escape(prompt)}{seed}</div>'
     return f'<div class="card" style="grid-row:span {len(rows) + 1}">{"".join(rows)}{text}</div>'
 
@@ -171,7 +177,7 @@ def _failure(model: Model, split: str, index: int) -> str:
     prompts = asked(model, split)
     prompt = describe(prompts[index] if prompts else None)
     shown = image(model.result.sample(split, index), f"{model.name}, failure, prompt: {prompt}")
-    place = f"<small>{escape(split)} {index}, seed {_seed(model, split, index)}</small>"
+    place = f"<small>{escape(split)} {index}, seed {escape(str(_seed(model, split, index)))}</small>"
     return (
         f'<div class="card" style="grid-row:span 2"><div class="shot">{shown}{verdict(model, split, index)}</div>'
         f'<div class="asked">{escape(prompt)}{place}</div></div>'
@@ -182,13 +188,6 @@ def reduced(models: Sequence[Model]) -> str:
     """A note where images are shown smaller than they are."""
     for block in blocks(models):
         path = block.models[0].result.sample(block.split, 0)
-        if path and max(_size(path)) > LARGEST:
+        if path and (picture := load(path)) and picture.reduced:
             return f"<p>Images larger than {LARGEST} pixels are shown reduced; the files beside this page are not.</p>"
     return ""
-
-
-def _size(path: Any) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return picture.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,6 +9,7 @@ from typing import Any
 
 from evaluators.card import MEASUREMENT
 from evaluators.charts import show
+from evaluators.report.checked import plain
 from evaluators.report.header import counts
 from evaluators.report.parts import (
     Model,
@@ -23,6 +23,7 @@ from evaluators.report.parts import (
     split_names,
     table,
 )
+from files import inside, read_json
 
 COST = {
     "parameters": ("parameters", "↓ fewer is cheaper"),
@@ -216,9 +217,12 @@ def _circumstances(models: Sequence[Model], split: str, column: Column) -> dict[
     row = column.first
     known = {"n": model.result.splits[split]["n"], "protocol": row.get("protocol") or {}, "unit": row.get("unit", "")}
     card = model.result.folder / "cards" / f"{split}-{column.name.replace('/', '-')}.json"
-    if card.is_file():
-        fields = json.loads(card.read_text(encoding="utf-8"))
-        known |= {name: fields[name] for name in MEASUREMENT if name in fields}
+    if inside(card, model.result.folder):
+        try:
+            fields = plain(read_json(card))
+        except (ValueError, FileNotFoundError):
+            fields = {}
+        known |= {name: fields[name] for name in MEASUREMENT if isinstance(fields, dict) and name in fields}
     return {key: _brief(value) for key, value in flat(known).items()}
 
 

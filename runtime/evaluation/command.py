@@ -11,6 +11,7 @@ from evaluators.base import Evaluator
 from evaluators.measure import Ranks
 from evaluators.report import Result
 from evaluators.results import table, write_report
+from files import printable
 from runtime.build import instantiate
 from runtime.checkpoint import locate
 from runtime.config import compose
@@ -27,7 +28,7 @@ LISTS = {"splits": "iid,word", "other_data": "mnist", "importance_samples": "50,
 # Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
 ONLY_WITH = {
     "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep", "other_data", "importance_samples"),
-    "images": ("reference", "prompts", "allow_lossy"),
+    "images": ("reference", "prompts", "allow_lossy", "allow_outside"),
 }
 
 
@@ -68,7 +69,7 @@ def measured(
         return []
     for result in results:
         page = write_report(result.folder, [result])
-        print(f"\n{result.name}\n{table(result.data)}\n\n{page}")
+        print(f"\n{printable(result.name)}\n{table(result.data)}\n\n{page}")
     if len(results) > 1:
         print(write_report(out, compare([str(result.folder) for result in results])))
     return results

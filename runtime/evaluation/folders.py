@@ -18,6 +18,7 @@ from evaluators.prompts import PromptSet, load_prompts
 from evaluators.report import Result
 from evaluators.results import Evaluated, SplitResult, write_result
 from evaluators.samples import SHOWN, save_shown
+from files import printable
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 from runtime.evaluation.models import commit, default_splits
@@ -39,7 +40,7 @@ def evaluate_folder(
     """
     if cfg.reference is None:
         raise ValueError("images= needs reference=: a folder of real images, or a run whose data the images answer to")
-    images = read_folder(cfg.images, "images", cfg.max_broken, cfg.allow_lossy)
+    images = read_folder(cfg.images, "images", cfg.max_broken, cfg.allow_lossy, cfg.allow_outside)
     notes = complaints(images, "images")
     rows, prompts, grey = (against_run if is_run(cfg.reference) else against_folder)(cfg, images, notes)
     size = (prompts.real.shape[3], prompts.real.shape[2])
@@ -57,7 +58,7 @@ def evaluate_folder(
     if ranks.rank != 0:
         return None
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     samples = save_shown(out / "samples", prompts.split, fake(list(range(min(SHOWN, len(rows))))))
     what = describe(cfg, overrides, images, rows, notes, device_name(device, ranks), len(other))
     return write_result(out, what, {prompts.split: SplitResult(prompts, samples, None, measured)})
@@ -71,7 +72,7 @@ def is_run(reference: str) -> bool:
 
 def against_folder(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list[int], PromptSet, bool]:
     """Images and two disjoint sets of real ones, to compare with and for the floor, all evenly out of their folders."""
-    reference = read_folder(cfg.reference, "reference", cfg.max_broken)
+    reference = read_folder(cfg.reference, "reference", cfg.max_broken, allow_outside=cfg.allow_outside)
     notes += complaints(reference, "reference")
     most = min(len(images), len(reference) // 2)
     n = cfg.n or most
@@ -154,7 +155,7 @@ def describe(
     num_resized: int,
 ) -> Evaluated:
     """Everything in metrics.json and on the cards that is not a measurement: of strangers' images, little is known."""
-    name = str(cfg.name or images.path.resolve().name)
+    name = printable(cfg.name or images.path.resolve().name)
     return Evaluated(
         name=name,
         family="images",
@@ -162,13 +163,13 @@ def describe(
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         commit=commit(),
         facts={
-            "images": str(cfg.images),
-            "reference": str(cfg.reference),
-            "prompts": str(cfg.prompts or "none"),
+            "images": printable(cfg.images),
+            "reference": printable(cfg.reference),
+            "prompts": printable(cfg.prompts or "none"),
             "used": f"{len(rows)} of {len(images.files)} files",
             "device": place,
         },
-        data=Path(cfg.reference).name,
+        data=printable(Path(cfg.reference).name),
         data_fingerprint=None,
         seeds="unknown",
         sampling={
@@ -178,6 +179,6 @@ def describe(
         },
         model={},
         cost={**dict.fromkeys(UNKNOWN_COST), "device": place, "batch_size": None},
-        reproduce=f"python evaluate.py {' '.join(overrides)}",
+        reproduce=printable(f"python evaluate.py {' '.join(overrides)}"),
         notes=notes,
     )

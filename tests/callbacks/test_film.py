@@ -116,9 +116,9 @@ def test_a_full_disk_costs_the_film_alone(
 
     grids(tmp_path, [1, 2])
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr("callbacks.film.os.replace", full)
+        patch.setattr("files.os.replace", full)
         write_film(tmp_path, tmp_path / "film.gif")
     assert not list(tmp_path.glob("film*"))
     monkeypatch.setattr("callbacks.samples.write_film", full)
     assert main(toy.overrides("trainer.max_steps=4", run=tmp_path / "run"))["step"] == 4
-    assert "warning: no film of the samples: no space left" in capsys.readouterr().out
+    assert f"warning: no film of the samples: {tmp_path / 'run'}: no space left" in capsys.readouterr().out

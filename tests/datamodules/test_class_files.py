@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import os
 import pickle
 import time
 from dataclasses import replace
@@ -175,3 +178,95 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(raw)
     content = class_files.read_pickle(tmp_path / "old")
     assert content["labels"] == [3, 1] and content["data"].tolist() == [[0, 1, 2], [255, 254, 128]]
+
+
+class Wants:
+    """An object whose pickle asks for a function and its arguments."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def opcodes(module: str, name: str, argument: str) -> bytes:
+    """A pickle in protocol 0 that calls a function by its name."""
+    return f"c{module}\n{name}\n(S'{argument}'\ntR.".encode()
+
+
+def nested_lists() -> list:
+    """31 lists that are a billion labels to whoever goes through them."""
+    found: list = [0, 1]
+    for _ in range(30):
+        found = [found, found]
+    return found
+
+
+PROOF = "executed"
+PICKLES = {
+    "os.system": opcodes("os", "system", f"touch {PROOF}"),
+    "posix.system": opcodes("posix", "system", f"touch {PROOF}"),
+    "eval": opcodes("builtins", "eval", f"open(\"{PROOF}\",\"w\")"),
+    "exec of Python 2": opcodes("__builtin__", "eval", f"open(\"{PROOF}\",\"w\")"),
+    "getattr": opcodes("builtins", "getattr", "x"),
+    "subprocess": opcodes("subprocess", "getoutput", f"touch {PROOF}"),
+    "importlib": opcodes("importlib", "import_module", "antigravity"),
+    "runpy": opcodes("runpy", "run_path", "x.py"),
+    "numpy's own loader": opcodes("numpy", "load", "x.npy"),
+    "numpy writes files": opcodes("numpy", "savetxt", PROOF),
+    "numpy runs commands": opcodes("numpy.f2py", "run_main", "x"),
+    "torch": opcodes("torch.hub", "load", "x"),
+    "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93)R.",
+    "repository": opcodes("files", "write_text", PROOF),
+    "codec": pickle.dumps(Wants(codecs.encode, b"x", "zlib"), protocol=2),
+    "a billion labels": pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": nested_lists()}, protocol=2),
+    "labels of other kinds": pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0.5, "1"]}, protocol=2),
+    "huge label": pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10**30]}, protocol=2),
+    "array of objects": pickle.dumps({"data": np.array([[print]]), "labels": [0]}, protocol=2),
+    "deep": b"(" * 100_000 + b".",
+    "endless memo": pickle.dumps("x", protocol=2)[:-1] + b"j\xff\xff\xff\x7f.",
+    "huge string": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+}
+
+
+@pytest.mark.parametrize("case", PICKLES)
+def test_hostile_pickles_are_one_line_and_run_nothing(tmp_path: Path, monkeypatch, case: str) -> None:
+    folder = write_class_data(tmp_path / "data", "cifar10")
+    (folder / "data_batch_1").write_bytes(PICKLES[case])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"data_batch_1 (is damaged or no CIFAR file|is no CIFAR batch)") as error:
+        load("cifar10", tmp_path / "data")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600 and os.listdir(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("names", [["x"] * 9, ["x" * 1000] * 10, [1] * 10, "abcdefghij", {"x": 1}])
+def test_hostile_class_names(tmp_path: Path, names: object) -> None:
+    folder = write_class_data(tmp_path, "cifar10")
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol=2))
+    with pytest.raises(ValueError, match="should hold 10 class names under label_names"):
+        load("cifar10", tmp_path)
+
+
+def test_what_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(class_files, "MAX_BYTES", 2**20)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(2**24)))
+    with pytest.raises(ValueError, match="a.gz unpacks to more than 1 MiB"):
+        read_idx(tmp_path / "a.gz", 1)
+
+
+@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (2**16, 2**16, 2**32 - 1), (0, 0, 0), (1, 2, 3)])
+def test_lying_headers(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    (tmp_path / "a").write_bytes(bytes((0, 0, 8, 3)) + np.array(shape, ">u4").tobytes() + b"123")
+    with pytest.raises(ValueError, match="a is (truncated|longer than it says)"):
+        read_idx(tmp_path / "a", 3)
+
+
+def test_a_pipe_is_no_data_set(tmp_path: Path) -> None:
+    folder = write_class_data(tmp_path, "mnist")
+    (folder / class_files.IDX_TEST[0]).unlink()
+    os.mkfifo(folder / class_files.IDX_TEST[0])
+    with pytest.raises(FileNotFoundError, match="lacks t10k-images"):
+        load("mnist", tmp_path)
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_idx(folder / class_files.IDX_TEST[0], 3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import manifest as manifest_file
+from datamodules import progress
 from datamodules.caption_sources import Sample, Source, read_source
 from datamodules.decode import BadImage
 from datamodules.manifest import Manifest, build_manifest, manifest_folder
@@ -126,6 +127,6 @@ def test_every_folder_and_captions_file_has_its_own_place(tmp_path: Path):
 
 
 def test_progress_is_shown_for_long_scans(folder: Path, monkeypatch, capsys):
-    monkeypatch.setattr(manifest_file, "_REPORT_EVERY_SEC", -1.0)
+    monkeypatch.setattr(progress, "EVERY_SEC", -1.0)
     build(folder)
     assert "checked 12 of 24 new images" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_captions_by_line_and_by_name(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("c.txt", "\n\n", "holds no caption"),
-        ("c.jsonl", '{"caption": }\n', "line 1 is no JSON"),
+        ("c.jsonl", '{"caption": }\n', "line 1 is not valid JSON"),
         ("c.jsonl", '{"file": "z.png"}\n', "line 1 names 'z.png', which is not among the images"),
     ],
 )

@@ -13,7 +13,7 @@ from runtime.evaluation.compare import compare
 
 def finished(folder: Path, name: str, **protocol: Any) -> Path:
     """A metrics.json with two metrics of one protocol."""
-    row = {"value": 0.5, "protocol": protocol, "protocol_id": str(sorted(protocol.items()))}
+    row = {"value": 0.5, "higher_is_better": True, "protocol": protocol, "protocol_id": str(sorted(protocol.items()))}
     data = {"schema": 2, "name": name, "splits": {"iid": {"n": 4, "metrics": {"a": row, "b": row}}}, "notes": ["own"]}
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(data))
