@@ -8,7 +8,7 @@ imagen: .venv/installed
 	$(BIN)/python train.py model=imagen
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

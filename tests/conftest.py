@@ -10,3 +10,11 @@ os.environ["WANDB_MODE"] = "offline"
 import torch  # noqa: E402  (the environment must be set before anything reads it)
 
 torch.set_num_threads(1)
+
+from tests.slow_part import (  # noqa: E402, F401  (hooks: --slow-part)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_setup,
+    pytest_terminal_summary,
+)

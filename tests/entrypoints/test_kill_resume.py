@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sessions import assert_same, contents, overrides, run, start, wait_for
+from tests.sessions import assert_same, contents, left_behind, overrides, run, start, start_call, wait_for
 
 # Every step is saved and takes a while, so that kills fall into all of training, logging, sampling and saving.
 SLOW = ("model.sleep_sec=0.02", "callbacks.checkpoint.every_steps=1", "trainer.max_steps=24")
@@ -40,12 +40,13 @@ def uninterrupted(tmp_path_factory):
 
 
 def kill(process: multiprocessing.Process) -> int:
-    """Exit code after a SIGKILL, which may come too late."""
+    """Exit code after a SIGKILL, which may come too late; whatever the session had started must end with it."""
     try:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
     process.join()
+    assert not left_behind(process.pid, within=20)
     return process.exitcode
 
 
@@ -72,6 +73,18 @@ def test_random_kills_change_nothing(variant: str, uninterrupted, tmp_path: Path
     assert hits >= 1, "every session ended before it was killed: sleep longer in a step"
     assert_same(contents(path), uninterrupted(variant))
     assert not list(path.rglob("*.tmp-*"))
+
+
+def test_sessions_start_workers_as_a_training_does(tmp_path: Path) -> None:
+    """A child of multiprocessing's fork server would start its workers there too, which no user's training does."""
+    seen = tmp_path / "seen"
+    process = start_call(note_start_method, [str(seen)], tmp_path / "log")
+    process.join()
+    assert seen.read_text() == multiprocessing.get_start_method()
+
+
+def note_start_method(path: str) -> None:
+    Path(path).write_text(multiprocessing.get_start_method())
 
 
 def stop_midway(path: Path, log: Path, signum: int, *more: str) -> int:

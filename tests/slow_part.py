@@ -1,0 +1,92 @@
+"""Slow tests in turns: `pytest --slow-part=today` runs the quick tests and then one part of the slow ones.
+
+There are five parts, by the date: all have run after five days of daily runs, and after five weeks of weekly ones (five
+and seven have no common divisor). Parts take about equally long, by what each test was measured to take.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+PARTS = 5
+UNTIL_MINUTES = 14.0  # after so many minutes of the whole session no further slow test begins
+# Processor seconds on one core, measured; what is not here counts as OTHERS.
+SECONDS = {
+    "tests/benchmarks/test_gan_mimicry.py::test_end_to_end": 18,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[minimax]": 49,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[non_saturating]": 56,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[least_squares]": 64,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[hinge]": 58,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[wasserstein]": 55,
+    "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[relativistic]": 61,
+}
+OTHERS = 20
+_began = time.monotonic()
+
+
+def seconds(name: str) -> float:
+    return SECONDS.get(name, OTHERS)
+
+
+def parts(names: Iterable[str], count: int = PARTS) -> list[list[str]]:
+    """Names in `count` lists that take about equally long: the longest first, each to the list that is shortest."""
+    lists: list[list[str]] = [[] for _ in range(count)]
+    for name in sorted(names, key=lambda n: (-seconds(n), n)):
+        min(lists, key=lambda chosen: sum(map(seconds, chosen))).append(name)
+    return lists
+
+
+def chosen_part(text: str, now: float) -> tuple[int, int]:
+    """(number from 0, count) of `today`, or of `K/N` with K from 1. Raises pytest.UsageError for anything else."""
+    if text == "today":
+        return int(now // 86_400) % PARTS, PARTS
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number) - 1, int(count)
+    raise pytest.UsageError(f"--slow-part={text}: today, or K/N with K from 1 to N")
+
+
+# ---- what pytest calls ----
+
+
+def pytest_addoption(parser: Any) -> None:
+    what = "also run one part of the slow tests, the quick ones first: today, or K/N"
+    parser.addoption("--slow-part", metavar="PART", default=None, help=what)
+
+
+def pytest_configure(config: Any) -> None:
+    if config.option.slow_part:
+        config.slow_part = chosen_part(config.option.slow_part, time.time())
+        config.option.markexpr = "not gpu"
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    if not config.option.slow_part:
+        return
+    number, count = config.slow_part
+    slow = [item for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("gpu")]
+    now = set(parts((item.nodeid for item in slow), count)[number])
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=[item for item in slow if item.nodeid not in now])
+    items[:] = [*quick, *(item for item in slow if item.nodeid in now)]
+
+
+def pytest_runtest_setup(item: Any) -> None:
+    late = time.monotonic() - _began > 60 * UNTIL_MINUTES
+    if late and item.config.option.slow_part and item.get_closest_marker("slow"):
+        pytest.skip(f"slow, and {UNTIL_MINUTES:g} minutes are over: its turn comes again")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
+    if not config.option.slow_part:
+        return
+    number, count = config.slow_part
+    terminalreporter.section(f"slow tests, part {number + 1} of {count}")
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if "slow" in report.keywords and (report.when == "call" or outcome == "skipped"):
+                terminalreporter.write_line(f"{outcome} after {report.duration:.0f} s: {report.nodeid}")
