@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from evaluators.measure import ALONE, Ranks
 from evaluators.prompts import PromptSet, sample_seed
 from runtime.evaluation import sampling
-from runtime.evaluation.sampling import Sampler, check_precision, merged, precision, seeds
+from runtime.evaluation.sampling import Sampler, merged, precision, seeds
 
 
 def test_an_images_seed_is_of_its_number_and_its_split() -> None:
@@ -37,8 +37,6 @@ def test_precision_is_chosen_or_that_of_training(choice, trained, quick, expecte
     monkeypatch.setattr(sampling, "cpu_has_bf16", lambda: quick)
     assert precision(choice, OmegaConf.create({"trainer": {"precision": trained}}), "cpu") == expected
     assert precision("auto", OmegaConf.create({}), "cpu") == "float32"
-    with pytest.raises(ValueError, match="precision=half: choose auto, float32 or bf16"):
-        check_precision("half")
 
 
 class Net(torch.nn.Module):
