@@ -100,8 +100,7 @@ def _reserve(path: Path) -> Path:
     """Makes a directory of this name, or of the first one with a number that is free."""
     try:
         _make(path.parent)
-        _made[path] = _made.pop(path.parent)
-        count, free = 1, path
+        made, count, free = _made.pop(path.parent), 1, path
         while True:
             try:
                 free.mkdir()
@@ -111,7 +110,7 @@ def _reserve(path: Path) -> Path:
                 free = path.with_name(f"{path.name}-{count}")
     except OSError as error:
         raise ValueError(f"the run did not start: {why_not_written(error, path.parent)}") from None
-    _made[free] = [*_made.pop(path), free]
+    _made[free] = [*made, free]
     return free
 
 
