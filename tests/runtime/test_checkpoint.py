@@ -193,6 +193,13 @@ def test_a_hostile_part_of_a_checkpoint_is_one_line(what: str, trained: Path, ca
         load_module(tmp_path / "x.ckpt", ema=HOSTILE[what][0].startswith("ema"))
 
 
+def test_a_model_larger_than_its_weights_is_refused_before_it_is_built(trained: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(newest(trained), weights_only=True)
+    torch.save(replaced(checkpoint, *HOSTILE["a model that is somewhat large"]), tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="larger than the weights"):
+        load_module(tmp_path / "x.ckpt")
+
+
 def test_a_foreign_text_encoder_needs_the_users_word(tmp_path: Path, canary: Canary) -> None:  # noqa: F811
     """The refusal says what to type; with it, the encoder is looked for."""
     model = {"_target_": "lightning_modules.imagen.Imagen", "text_encoder": {"_target_": "networks.text.HuggingFaceText", "model_id": "evil/x"}}
