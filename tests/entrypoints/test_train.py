@@ -35,11 +35,11 @@ def test_metrics_come_back(short: Path) -> None:
     [
         ("model.width=0", 2, "error: model.width=0: at least 1"),
         ("modle=toy", 2, "error: unknown setting 'modle'. Did you mean model=toy?"),
-        ("trainer.max_time=soon", 2, "error: trainer.max_time='soon': write days:hours:minutes:seconds"),
+        ("trainer.max_time=soon", 2, "error: trainer.max_time=soon: give days:hours:minutes:seconds"),
         ("trainer.max_steps=0", 2, "error: trainer.max_steps=0"),
         ("+model.nonsense=1", 2, "error: "),
         ("model.optimizer._target_=torch.optim.Adamm", 2, "error: "),
-        ("data.batch_size=0", 2, "error: data.batch_size must be a whole number of at least 1, got 0"),
+        ("data.batch_size=0", 2, "error: data.batch_size=0: give a whole number of at least 1"),
     ],
 )
 def test_user_errors_are_one_line(wrong: str, code: int, line: str, tmp_path: Path) -> None:

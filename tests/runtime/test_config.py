@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+from omegaconf import OmegaConf
 
 from runtime.cli import help_text, user_error
-from runtime.config import CONF, compose
+from runtime.config import CONF, QUOTED, compose, parse, typed
 from tests.toy import CONF as TOY_CONF
 
 TOY = [f"hydra.searchpath=[file://{TOY_CONF}]", "model=toy"]
@@ -27,7 +30,10 @@ TOY = [f"hydra.searchpath=[file://{TOY_CONF}]", "model=toy"]
         ("--seed=1", "--seed=1: settings are written without dashes, for instance seed=1"),
         ("seed", "'seed': write key=value"),
         ("seed=1,2", "seed=1,2: several values are a sweep, add -m"),
-        ("data.root={", "cannot read 'data.root={'"),
+        ("model.width={", "cannot read 'model.width={'"),
+        ("+new=1", "+new=1: nothing reads 'new'"),
+        ("+trainer.new=1", "+trainer.new=1: nothing reads 'trainer.new'"),
+        ("++new=1", "unknown setting 'new'"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(wrong: str, expected: str) -> None:
@@ -43,9 +49,9 @@ def test_a_models_file_chooses_its_data_and_the_command_line_overrules_it() -> N
 
 
 def test_right_overrides_pass() -> None:
-    right = ["trainer.max_time=00:00:01:00", "+new=1", "callbacks.ema=null", "logger.wandb=null", "seed=3"]
+    right = ["trainer.max_time=00:00:01:00", "+callbacks.new={}", "callbacks.ema=null", "logger.wandb=null", "seed=3"]
     cfg = compose("train", [*TOY, *right])
-    assert cfg.new == 1 and cfg.callbacks.ema is None and cfg.trainer.stop.max_time == "00:00:01:00"
+    assert cfg.callbacks.new == {} and cfg.callbacks.ema is None and cfg.trainer.stop.max_time == "00:00:01:00"
 
 
 def test_help_lists_every_choice_with_its_first_line() -> None:
@@ -66,3 +72,48 @@ def test_small_choices_compose(trainer: str, group: str) -> None:
     assert compose("train", [*TOY, f"trainer={trainer}"]).trainer.accumulate == 1
     for path in (CONF / group).glob("*.yaml"):
         assert callable(getattr(built := instantiate(OmegaConf.load(path)), "alpha", built))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a red circle, a blue square", 'the word "CAT" in red', "it's red", "a = b", "${seed} and $HOME", "{a: b}", "[open",
+     "5", "true", "back\\slash\\", "'a' and 'b'", 'say "hi", it\'s me', "#1 ~ 100%", "null and void", "é\nü", "(1,2)"],
+)
+def test_text_is_taken_as_it_is_typed(prompt: str) -> None:
+    assert compose("sample", ["ckpt=runs/x/checkpoints/step=00000008.ckpt", f"prompt={prompt}"]).prompt == prompt
+
+
+def test_any_text_comes_back_from_hydras_grammar() -> None:
+    rng, pieces = random.Random(0), [*"a'\"\\${}=, []é~:()#%@!", "${", "\\'", '\\"']
+    for _ in range(400):
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 9)))
+        if QUOTED.fullmatch(text) or text.startswith("[") and text.endswith("]"):
+            continue
+        (line,) = typed([f"prompt={text}"])
+        assert typed([line]) == [line]
+        assert OmegaConf.create({"prompt": parse([line])[0].value()}).prompt == text
+
+
+@pytest.mark.parametrize(
+    ("typed_value", "value"),
+    [
+        ("runs/x/checkpoints/step=00000008.ckpt", "runs/x/checkpoints/step=00000008.ckpt"),
+        ("null", None),
+        ("[a,runs/x/step=1.ckpt]", ["a", "runs/x/step=1.ckpt"]),
+        ("['a, b', \"c\"]", ["a, b", "c"]),
+        ("[]", []),
+        ('"quoted, before"', "quoted, before"),
+        ("'it\\'s'", "it's"),
+    ],
+)
+def test_lists_null_and_quotes_mean_what_they_did(typed_value: str, value: object) -> None:
+    assert compose("evaluate", [f"ckpt={typed_value}"]).ckpt == value
+
+
+def test_other_settings_keep_hydras_grammar_in_a_sweep() -> None:
+    assert typed(["seed=0,1", "name=a,b", "data@modes=grid"]) == ["seed=0,1", "name='a,b'", "data@modes=grid"]
+
+
+def test_a_file_whose_name_has_an_equals_sign_can_be_given_everywhere() -> None:
+    for command, key in (("train", "init"), ("train", "resume"), ("sample", "ckpt"), ("evaluate", "reference")):
+        assert compose(command, [f"{key}=a/step=00000008.ckpt"])[key] == "a/step=00000008.ckpt"
