@@ -154,6 +154,7 @@ def start(copy: Path, root: Path, tests: Sequence[str], fault: Fault | None) -> 
     code = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         output = os.open(copy.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, output), (2, output)):
@@ -293,6 +294,7 @@ def main(argv: Sequence[str], root: Path = REPO, modules: Sequence[str] = PRELOA
         return 2
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     preload(modules)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that forks and copies are cleared away
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         work, limit = Path(folder).resolve(), given["limit_sec"]
         sound = [(None, [name]) for name in dict.fromkeys(name for f in faults for name in f.tests)]

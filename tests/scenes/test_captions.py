@@ -80,3 +80,27 @@ def test_articles_and_lists() -> None:
 def test_unknown_style_is_refused() -> None:
     with pytest.raises(ValueError, match="held_out"):
         caption(SceneSpec("single", (RED,)), 0, style="test")
+
+
+def test_one_thing_is_and_several_are() -> None:
+    def starts(spec: SceneSpec, preset: str) -> set[str]:
+        captions = {caption(spec, i, preset=preset) for i in range(200)}
+        return {" ".join(c.split()[:3]) for c in captions if c.startswith("there")}
+
+    one, two = (SceneSpec("single", (Group(n, "small", "red", "circle"),)) for n in (1, 2))
+    for preset in ("scenes", "scenes_simple"):
+        assert starts(one, preset) == {"there is a"} and starts(two, preset) == {"there are two"}
+    pair = SceneSpec("pair", (Group(2, "small", "red", "circle"), BLUE), "left of")
+    assert starts(pair, "scenes") == {"there are two", "there is a"}  # the verb goes with the group told first
+
+
+@pytest.mark.parametrize("style", ["train", "held_out"])
+@pytest.mark.parametrize("preset", ["scenes", "scenes_simple"])
+def test_whichever_group_is_told_first_the_relation_is_true(preset: str, style: str) -> None:
+    left, right, first = {"left"}, {"right"}, set()
+    for i in range(120):
+        words = caption(SceneSpec("pair", (RED, BLUE), "left of"), i, style, preset).split()
+        red_first = words.index("red") < words.index("blue")
+        assert (left if red_first else right) <= set(words) and not (right if red_first else left) & set(words), words
+        first.add(red_first)
+    assert first == {True, False}

@@ -104,3 +104,21 @@ def test_background_and_size_errors() -> None:
     for image_size in (16, 512):
         with pytest.raises(ValueError, match=str(image_size)):
             render(PAIR, 0, image_size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths"),
+    [("circle", (0.6, 1, 0.6)), ("square", (1, 1, 1)), ("triangle", (0.1, 0.5, 0.9)), ("diamond", (0.2, 1, 0.2)),
+     ("cross", (1 / 3, 1, 1 / 3))],
+)  # fmt: skip
+def test_shapes_are_as_wide_as_drawn_by_hand(shape: str, widths: tuple[float, ...]) -> None:
+    """At a tenth, the half and nine tenths of the height, in sides."""
+    cover = shape_coverage(shape, 50, 50, 100, 0, 0, 100, 100) / FULL
+    assert [cover[y].sum() / 100 for y in (10, 50, 89)] == pytest.approx(widths, abs=0.02)
+
+
+def test_letters_stand_six_cells_apart_and_are_five_wide() -> None:
+    boxes = layout(WORD, 0)
+    cell = boxes[0].height / 7
+    assert [b.x - a.x for a, b in zip(boxes, boxes[1:])] == pytest.approx([6 * cell] * 3)
+    assert all(b.width == pytest.approx(5 * cell) and b.y == boxes[0].y for b in boxes)

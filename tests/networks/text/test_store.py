@@ -158,3 +158,4 @@ def test_a_long_torn_tail_is_cut_by_a_short_write(tmp_path: Path) -> None:
             file.write(b"z" * 10_003)
     EmbeddingStore(tmp_path).append(records([3]))
     assert_holds(EmbeddingStore(tmp_path), range(4))
+    assert os.path.getsize(tmp_path / "embeds.bin") == sum(record(i)[0].nbytes for i in range(4))
