@@ -31,7 +31,7 @@ from benchmarks.vae_pythae import timed
 from callbacks.grid import captioned_grid
 from evaluators.extractors.lite0 import EfficientNetLite0
 from evaluators.images import to_uint8
-from runtime.build import instantiate, instantiate_untrusted
+from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
 
@@ -111,7 +111,7 @@ def read_images(config: DictConfig, n: int) -> tuple[Tensor, Tensor]:
 
     Raises: ValueError for fewer than n of either.
     """
-    data = instantiate_untrusted(config.data)
+    data = instantiate(config.data)
     data.setup()
     sets = data.train_dataset, data.test_dataset
     if n > (most := min(len(part) for part in sets)):

@@ -42,11 +42,11 @@ RANGES: dict[str, Any] = {
     ), Whole),
     **dict.fromkeys(("seed", "data_seed"), Seed),
     **dict.fromkeys((
-        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "every_sec", "ff_mult",
+        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "ff_mult",
         "half_life_images", "lr", "rho", "sigma_data", "sigma_max", "sigma_min", "std",
     ), Positive),
     **dict.fromkeys((
-        "beta", "eta", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature", "weight_decay",
+        "beta", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature", "weight_decay",
     ), NotNegative),
     **dict.fromkeys((
         "aug_level", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",

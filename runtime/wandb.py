@@ -30,7 +30,7 @@ class WandbLogger(Logger):
     """
 
     def __init__(
-        self, project: str, dir: str, id: str, name: str | None = None, config: dict[str, Any] | None = None
+        self, project: str, dir: str, id: str | None, name: str | None = None, config: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
         self.settings = {"project": project, "dir": dir, "id": id, "name": name, "config": config}

@@ -115,7 +115,6 @@ def test_nothing_is_saved_while_gradients_are_not_finite(tmp_path) -> None:
     [
         (("model.nan_at=[5]", "callbacks.nan_guard=null"), "no checkpoint at step 8: state_dict.net.1.weight is not "
          "finite; .*the last good checkpoint is step=00000004.ckpt, go back to it with python train.py resume="),
-        (("model.optimizer.lr=inf",), "not finite 11 steps in a row.*; there is no good checkpoint, start a new run"),
         (("model.optimizer.lr=1e30",), "not finite 11 steps in a row.*; there is no good checkpoint, start a new run"),
     ],
 )  # fmt: skip

@@ -81,6 +81,7 @@ def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: 
         return draw(conditions, seeds=seeds)
 
     monkeypatch.setattr(oracle, "sample", sample)
+    monkeypatch.setattr(oracle, "stages", {"base": None}, raising=False)
     evaluate.main(
         [*QUICK, "n=4", f"out={tmp_path}", "guidance_scale={base: 3}", "sweep.guidance_scale=[1]", "sweep.stage=base"]
     )
@@ -159,9 +160,9 @@ def test_wandb_gets_every_result_with_its_page(oracle: Oracle, tmp_path, monkeyp
     [
         (["n=4"], "what to evaluate?"),
         (["ckpt=nowhere"], "no such file, run or name in zoo"),
-        (["ckpt=nowhere", "n=0"], "n must be a whole number of at least 1, got 0"),
-        (["ckpt=nowhere", "splits=iid"], "splits must be a list"),
-        (["ckpt=nowhere", "sweep.guidance_scale=2"], "sweep.guidance_scale must be a list"),
+        (["ckpt=nowhere", "n=0"], "n=0: give a whole number of at least 1"),
+        (["ckpt=nowhere", "splits=iid"], "splits=iid: give a list"),
+        (["ckpt=nowhere", "sweep.guidance_scale=2"], "sweep.guidance_scale=2: give a list"),
         (["ckpt=nowhere", "guidence_scale=2"], "Did you mean guidance_scale=2"),
         (["ckpt=nowhere", "sampler=dimm"], "Did you mean sampler=ddim"),
     ],

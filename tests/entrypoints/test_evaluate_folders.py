@@ -83,8 +83,9 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
     (result,) = main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}"])
     split = result["splits"]["iid"]
     assert split["captions"] == [prompts.captions[i] for i in (0, 1, 3)] and split["metrics"]["exact"]["value"] == 1
+    (tmp_path / "c.txt").write_text("one\n")
     with pytest.raises(ValueError, match="prompts of its own"):
-        main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}", "prompts=c.txt"])
+        main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}", f"prompts={tmp_path / 'c.txt'}"])
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
         (["ckpt=[imagen-scenes,nowhere]"], "ckpt=nowhere: no such file, run or name in zoo"),
         (["ckpt=[imagen-scenes,imagen-scenes]", "name=x"], "name=x for 2 checkpoints"),
         (["ckpt=imagen-scenes", "sweep.sampler=[dimm]"], "Did you mean sampler=ddim"),
-        (["ckpt=imagen-scenes", "precision=fp8"], "precision=fp8: choose auto, float32 or bf16"),
-        (["compare=theirs"], "compare must be a list"),
+        (["ckpt=imagen-scenes", "precision=fp8"], "precision=fp8: give auto, float32 or bf16"),
+        (["compare=theirs"], "compare=theirs: give a list"),
         (["compare=[theirs,real]"], "no evaluation in theirs"),
     ],
 )

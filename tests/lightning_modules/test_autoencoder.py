@@ -161,7 +161,7 @@ def test_a_latent_without_dimensions_is_one_line(latent_dim: str, place: Path) -
 
     with pytest.raises(Exception) as error:  # noqa: PT011 hydra wraps it
         train.main(overrides(place, "none", f"model.latent_dim={latent_dim}"))
-    assert user_error(error.value) == f"model.latent_dim={latent_dim} must be a whole number of at least 1"
+    assert user_error(error.value) == f"model.latent_dim={latent_dim}: give a whole number of at least 1"
 
 
 def test_images_of_another_size_are_refused() -> None:

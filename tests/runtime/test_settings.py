@@ -24,7 +24,7 @@ def test_the_defaults_pass() -> None:
 @pytest.mark.parametrize(
     "right",
     ["trainer.max_time=00:00:01:00", "trainer.max_steps=3", "trainer.devices=2", "name=a=b", "callbacks.ema=null",
-     "callbacks.checkpoint.every_sec=0.5", "seed=9223372036854775807", "trainer.deterministic=warn", "callbacks={}"],
+     "callbacks.checkpoint.every_sec=0.5", "seed=9223372036854775807", "trainer.deterministic=warn"],
 )  # fmt: skip
 def test_right_settings_of_training_pass(right: str) -> None:
     settings.check_train(compose("train", [SEARCH, "model=toy", "trainer=cpu", right]))

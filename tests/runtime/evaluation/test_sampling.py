@@ -55,7 +55,7 @@ class Net(torch.nn.Module):
 
 
 def make(out: Path, net: Net, ranks: Ranks = ALONE, **given: Any) -> Sampler:
-    cfg = {"seed": 3, "batch_size": 2, "num_steps": None, "guidance_scale": None, "sampler": None} | given
+    cfg = {"seed": 3, "batch_size": 2, "num_steps": None, "guidance_scale": None, "sampler": None, "sweep": dict.fromkeys(("guidance_scale", "num_steps", "sampler", "stage"))} | given
     return Sampler(OmegaConf.create(cfg), net, {"weights": "abc", "precision": "float32"}, out, "cpu", ranks)
 
 
