@@ -76,7 +76,7 @@ def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, c
 def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     scales, draw = [], oracle.sample
 
-    def sample(conditions, *, seeds, guidance_scale=None):
+    def sample(conditions, *, seeds, guidance_scale: float | dict[str, float] | None = None):
         scales.append(guidance_scale)
         return draw(conditions, seeds=seeds)
 
