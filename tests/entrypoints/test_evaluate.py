@@ -35,7 +35,7 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, conditions, *, seeds, guidance_scale=2.0, **options):
+    def sample(self, conditions, *, seeds, guidance_scale: float | dict[str, float] = 2.0, **options):
         n = conditions if isinstance(conditions, int) else len(conditions)
         assert len(seeds) == n and not self.training
         self.asked += list(zip(conditions if n == len(seeds) and not isinstance(conditions, int) else [""] * n, seeds))
