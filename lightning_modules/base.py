@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from contracts import Batch, Request
+
 
 class GenerativeModule(pl.LightningModule):
     """A generator of images that the training loop, the callbacks and the scripts can drive without knowing its family.
@@ -25,7 +27,7 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
-    conditioning = "none"  # what sample() takes: "none" (a number of images), "label" (class numbers) or "text"
+    conditioning = "none"  # what sample() reads of a request beside its number: "none", "label" or "text"
     averaged = ""  # what the names of the weights that callbacks.ema averages begin with; "" is all that train
 
     def __init__(
@@ -47,20 +49,27 @@ class GenerativeModule(pl.LightningModule):
 
     # ---- what a family writes ----
 
-    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars by name; ``loss`` is the one to minimise, where there is one."""
         raise NotImplementedError
 
-    def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
-        """Images (n, C, H, W) in [-1, 1] for n conditions (or the number n); image i depends on seeds[i] alone.
+    def sample(self, request: Request, *, seeds: Sequence[int], **options: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1]; image i depends on its own part of the request and on seeds[i] alone.
+
+        A subclass names its options as keyword arguments with a type and a default of None: the scripts, sweeps and
+        callbacks offer what the signature holds, and None leaves an option as the model has it.
 
         Raises: ValueError if the module cannot do it yet, for instance for an untrained stage.
         """
         raise NotImplementedError
 
-    def example_conditions(self) -> Any:
-        """Conditions of the sample grids during training: prompts, class numbers, or a number of images."""
-        return 16
+    def sampling_settings(self) -> dict[str, Any]:
+        """How sample() draws where no option is given, as plain values by name, for the evaluation card."""
+        return {}
+
+    def example_request(self) -> Request:
+        """What the sample grids during training show."""
+        return Request(16)
 
     def sampling_refusal(self) -> str | None:
         """Why sample() cannot be called yet, in one line; None if it can."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts import Request
 from diffusion.random import keyed_rand
 from lightning_modules.base import GenerativeModule
 from lightning_modules.stage import DiffusionStage
@@ -103,7 +104,7 @@ class Imagen(GenerativeModule):
     @torch.no_grad()
     def sample(
         self,
-        conditions: Sequence[str],
+        request: Request,
         *,
         seeds: Sequence[int],
         stages: Sequence[str] | None = None,
@@ -117,7 +118,7 @@ class Imagen(GenerativeModule):
         """Images (B, C, S, S) in [-1, 1] for prompts; an image depends on its prompt and its seed only.
 
         Args:
-            conditions: B prompts; an empty one is drawn unconditionally.
+            request: with n texts; an empty one is drawn unconditionally.
             seeds: B integers.
             stages: names of the stages to run, in order; None for all. Stopping early gives smaller images.
             lowres: (B, C, s, s) to start from, where the first of ``stages`` is a super-resolution stage.
@@ -128,8 +129,8 @@ class Imagen(GenerativeModule):
             ValueError: for an untrained stage, seeds that do not match the prompts, a missing ``lowres``.
         """
         names = list(self.stages if stages is None else stages)
-        self._check_sampling(names, conditions, seeds, lowres)
-        text, mask, keep = self.embed(conditions)
+        self._check_sampling(names, request, seeds, lowres)
+        text, mask, keep = self.embed(request.texts)
         if not isinstance(guidance_scale, dict):
             guidance_scale = {names[0]: guidance_scale}
         image = lowres
@@ -159,7 +160,9 @@ class Imagen(GenerativeModule):
             "or sample the trained ones with stages=[…]"
         )
 
-    def _check_sampling(self, names, conditions, seeds, lowres) -> None:
+    def _check_sampling(self, names, request, seeds, lowres) -> None:
+        if request.texts is None:
+            raise ValueError("Imagen draws from prompts: give one per image, an empty one for an unconditional image")
         if not names:
             raise ValueError(f"stages=[]: name at least one of {', '.join(self.stages)}")
         unknown = [n for n in names if n not in self.stages]
@@ -168,14 +171,14 @@ class Imagen(GenerativeModule):
         refusal = self.sampling_refusal(names)
         if refusal:
             raise ValueError(refusal)
-        if len(seeds) != len(conditions):
-            raise ValueError(f"{len(seeds)} seeds for {len(conditions)} prompts: give one seed per image")
+        if len(seeds) != request.n:
+            raise ValueError(f"{len(seeds)} seeds for {request.n} prompts: give one seed per image")
         if self.stages[names[0]].lowres_size is not None and lowres is None:
             raise ValueError(f"stage {names[0]!r} starts from a low-resolution image: give lowres, or start at the base stage")
 
-    def example_conditions(self) -> list[str]:
-        """Prompts for sample grids."""
-        return self.example_prompts
+    def example_request(self) -> Request:
+        """The example prompts."""
+        return Request(len(self.example_prompts), texts=self.example_prompts)
 
     # ---- checkpoints ----
 

@@ -21,20 +21,21 @@ ROOMS = (
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
 ARROWS: dict[str, set[str]] = {
     "files.py": set(),
+    "contracts.py": {"torch"},
     "diffusion": {"torch"},
     "objectives": {"torch"},
     "optimizers": {"torch"},
     "scenes": {"numpy", "PIL"},
-    "networks": {"files", "torch", "numpy", "filelock"},
-    "lightning_modules": {"torch", "pytorch_lightning", "diffusion", "objectives", "networks"},
-    "datamodules": {"files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
-    "evaluators": {"files", "torch", "numpy", "PIL", "scenes"},
-    "callbacks": {"files", "torch", "PIL", "pytorch_lightning", "evaluators"},
+    "networks": {"contracts", "files", "torch", "numpy", "filelock"},
+    "lightning_modules": {"contracts", "torch", "pytorch_lightning", "diffusion", "objectives", "networks"},
+    "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
+    "evaluators": {"contracts", "files", "torch", "numpy", "PIL", "scenes"},
+    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluators"},
     "runtime": {
-        "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors", "evaluators",
+        "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors", "evaluators",
     },
     "train.py": {"runtime"},
-    "sample.py": {"files", "torch", "omegaconf", "runtime", "evaluators", "callbacks"},
+    "sample.py": {"contracts", "files", "torch", "omegaconf", "runtime", "evaluators", "callbacks"},
     "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.

@@ -1,0 +1,126 @@
+"""What the rooms promise each other, on one screen: batches, requests, and what only some families can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+# A batch is a dict: `image` float32 (B, C, H, W) in [-1, 1] and `seed` int64 (B,), which keys the sample's noise;
+# where the data has them, `label` int64 (B,), `caption` list[str], `text_embeds` (B, L, D), `text_mask` (B, L) bool.
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What n images are asked for; None is what was not given.
+
+    Args:
+        n: number of images, at least 0.
+        texts: n prompts; an empty one asks for an unconditional image.
+        labels: n class numbers; None among them asks for an unconditional image.
+        images: (n, C, H, W) in [-1, 1], images to start from.
+        masks: (n, 1, H, W) bool, True = pixels of `images` that are known and stay.
+
+    Raises: ValueError if a field has another length than n.
+    """
+
+    n: int
+    texts: Sequence[str] | None = None
+    labels: Sequence[int | None] | None = None
+    images: Tensor | None = None
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 0:
+            raise ValueError(f"n={self.n}: give a number of at least 0")
+        for name, value in self._given().items():
+            if len(value) != self.n:
+                raise ValueError(f"a request for {self.n} images has {len(value)} {name}: give one per image")
+
+    def _given(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "n"}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def take(self, indices: Iterable[int]) -> Request:
+        """The same request for some of its images, in the order of the indices."""
+        chosen = list(indices)
+        parts = {
+            name: value[chosen] if isinstance(value, Tensor) else [value[i] for i in chosen]
+            for name, value in self._given().items()
+        }
+        return replace(self, n=len(chosen), **parts)
+
+    def names(self) -> list[str] | None:
+        """One line per image for people: its prompt or class; None where nothing was asked for."""
+        chosen = self.texts if self.texts is not None else self.labels
+        return None if chosen is None else ["" if c is None else str(c) for c in chosen]
+
+
+# ---- what only some families can do; shared code asks with isinstance ----
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Images through the model and back."""
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """(B, C, H, W) in [-1, 1]."""
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """Bounds or values of -log p(image)."""
+
+    def likelihood(self, batch: Batch) -> dict[str, Tensor]:
+        """Columns (B,) in nats per image by name; a name that ends in `_density_nats` is of a density on [-1, 1]."""
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """Draws from latents of a known distribution."""
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """(n, d), those from which `sample` draws with these seeds."""
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] of latents (n, d)."""
+
+
+@runtime_checkable
+class Inpaints(Protocol):
+    """Fills the unknown part of an image."""
+
+    def inpaint(self, request: Request, *, seeds: Sequence[int], **options: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] for `images` and `masks`; known pixels are as they were."""
+
+
+@runtime_checkable
+class Inverts(Protocol):
+    """Goes from an image to the noise it can be drawn from, and back."""
+
+    def invert(self, request: Request, **options: Any) -> Tensor:
+        """Noise (n, ...) of `images`."""
+
+    def draw_from(self, x_T: Tensor, request: Request, **options: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] drawn from this noise without further randomness."""
+
+
+@runtime_checkable
+class EmbedsImages(Protocol):
+    """Says what is in an image as a vector, for instance CLIP."""
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """(B, E) of unit length for images (B, C, H, W) in [-1, 1]."""
+
+
+
+
+def label_tensor(labels: Sequence[int | None], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Class numbers (n,) int64 and keep (n,) bool, False where the class is None (the number is then 0)."""
+    numbers = torch.tensor([0 if label is None else label for label in labels], dtype=torch.int64, device=device)
+    keep = torch.tensor([label is not None for label in labels], dtype=torch.bool, device=device)
+    return numbers, keep
