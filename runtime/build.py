@@ -25,9 +25,11 @@ from runtime.places import check_places
 
 # Room -> the classes, by name, whose subclasses defined in it may be built. A new family, net or data set enters no list.
 KINDS = {
-    "lightning_modules": ("torch.nn.Module",),
+    "lightning_modules": (
+        "torch.nn.Module", "lightning_modules.spaces.Space", "lightning_modules.super_resolution.LowResolution",
+    ),
     "networks": ("torch.nn.Module", "networks.text.base.TextEncoder", "networks.text.cache.CachedTextEncoder"),
-    "diffusion": ("diffusion.schedules.NoiseSchedule",),
+    "diffusion": ("diffusion.schedules.NoiseSchedule", "diffusion.times.Times"),
     "objectives": ("torch.nn.Module",),
     "optimizers": ("torch.optim.Optimizer", "collections.abc.Callable"),
     "datamodules": ("datamodules.base.ImageDataModule",),
