@@ -45,7 +45,7 @@ class LowResolution:
             return self.aug_level
         if not 0 <= level <= self.max_aug_level:
             raise ValueError(f"aug_level={level} is outside [0, {self.max_aug_level}], the levels that the stage is trained on")
-        return level
+        return float(level)  # of a whole number, such as 0, torch would make a tensor without fractions
 
     def check(self, image_size: int) -> None:
         """Raises ValueError unless the sizes fit a stage of `image_size` pixels."""
