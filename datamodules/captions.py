@@ -14,8 +14,9 @@ from datamodules.base import ImageDataModule, to_model_range
 from datamodules.caption_sources import Sample, check_template, read_source
 from datamodules.decode import BadImage, load_square
 from datamodules.manifest import Manifest, build_manifest, manifest_folder
-from datamodules.sampler import Key, rank_and_world, stable_hash
+from datamodules.sampler import Key, rank_and_world
 from files import printable
+from rng.hashing import stable_hash
 
 _AUTO_CACHE_BYTES = 2**30
 _MAX_TRIES = 10

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from datamodules.base import ImageDataModule
 from datamodules.class_files import FORMATS, load
 from datamodules.keyed import bernoulli_u8, keyed_bits
-from datamodules.sampler import Key, rank_and_world, stable_hash
+from datamodules.sampler import Key, rank_and_world
+from rng.hashing import stable_hash
 
 BINARIZE = ("none", "dynamic", "static", "threshold")
 PADDED_SIZE = 32  # drawings on black grow to this size by a margin, and by resizing beyond it

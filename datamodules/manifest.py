@@ -17,8 +17,8 @@ from datamodules.caption_sources import ALLOW, MAX_DEPTH, TOO_DEEP, Bad, Sample,
 from datamodules.caption_tables import lines
 from datamodules.decode import BadImage, verify
 from datamodules.progress import Progress
-from datamodules.sampler import stable_hash
 from files import inside, parse_json, printable, replacing
+from rng.hashing import stable_hash
 
 VERSION = 1  # raise when the verdict on an unchanged file can change
 _AT_ONCE = 32  # files that a thread judges before it tells
