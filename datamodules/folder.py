@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from datamodules.augment import augment, check_prob
 from datamodules.base import ImageDataModule, to_model_range
 from datamodules.caption_sources import Sample, Source
 from datamodules.decode import BadImage, load_square
@@ -32,6 +33,7 @@ class FolderDataset(Dataset):
     Args:
         max_bad: how many files may go bad before RuntimeError.
         keep: hold decoded images in memory, as uint8.
+        augment_prob: of `datamodules.augment`; items then hold `augment` float32 (9,). None leaves it out.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class FolderDataset(Dataset):
         random_flip: bool,
         keep: bool,
         max_bad: int,
+        augment_prob: float | None = None,
     ) -> None:
         self.root, self.samples, self.image_size, self.channels = root, samples, image_size, channels
         self.random_flip, self.keep, self.max_bad = random_flip, keep, max_bad
+        self.augment_prob = augment_prob
         self.bad_now: set[int] = set()
         self._kept: dict[int, np.ndarray] = {}
 
@@ -70,7 +74,11 @@ class FolderDataset(Dataset):
             raise RuntimeError(f"{_MAX_TRIES} images in a row could not be read; is {self.root} still there?")
         if self.random_flip and stable_hash("flip", seed) & 1:
             image_u8 = image_u8[:, ::-1]
-        return {"image": to_model_range(image_u8), **self.facts(self.samples[index], seed), "seed": seed}
+        item = {"image": to_model_range(image_u8), **self.facts(self.samples[index], seed), "seed": seed}
+        if self.augment_prob is not None:
+            image, label = augment(item["image"][None], [seed], self.augment_prob)
+            item |= {"image": image[0], "augment": label[0]}
+        return item
 
     def _image(self, index: int) -> np.ndarray:
         image_u8 = self._kept.get(index)
@@ -99,6 +107,7 @@ class FolderDataModule(ImageDataModule):
     Args:
         root: the image folder.
         random_flip: mirror half of the training images.
+        augment_prob: of each kind of augmentation in training, see datamodules.augment; 0 is off, EDM takes 0.12.
         val_fraction: share of the images held out for validation, chosen by hash of the file name.
         test_fraction: share of the others held out for test; at 0 the test images are those of validation.
         max_bad_fraction: share of unusable images above which nothing starts.
@@ -116,6 +125,7 @@ class FolderDataModule(ImageDataModule):
         root: str | None,
         *,
         random_flip: bool,
+        augment_prob: float = 0.0,
         val_fraction: float,
         test_fraction: float = 0.0,
         max_bad_fraction: float,
@@ -127,6 +137,7 @@ class FolderDataModule(ImageDataModule):
         super().__init__(**facts)
         if not root:
             raise ValueError("data.root is not set: give the folder that holds your images, data.root=/path/to/images")
+        check_prob(augment_prob)
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
         if not 0 <= test_fraction < 1:
@@ -141,6 +152,7 @@ class FolderDataModule(ImageDataModule):
         self.val_fraction, self.test_fraction, self.max_bad_fraction = val_fraction, test_fraction, max_bad_fraction
         self.cache_in_memory, self.cache_dir = cache_in_memory, Path(cache_dir).expanduser()
         self.annotations: str | None = None
+        self.augment_prob = augment_prob
         self.manifest: Manifest | None = None
 
     def read(self) -> Source:
@@ -168,9 +180,12 @@ class FolderDataModule(ImageDataModule):
             in_bytes = len(samples) * self.image_size**2 * self.channels * max(1, self.num_workers)
             keep = in_bytes <= _AUTO_CACHE_BYTES
         common = {"keep": keep, "max_bad": max(1, int(self.max_bad_fraction * len(samples)))}
-        self.train_dataset = self.dataset(train, random_flip=self.random_flip, **common)
-        self.val_dataset = self.dataset(val, random_flip=False, **common)
-        self.test_dataset = self.val_dataset if test is val else self.dataset(test, random_flip=False, **common)
+        held_out = {**common, "random_flip": False, "augment_prob": 0.0 if self.augment_prob else None}
+        self.train_dataset = self.dataset(
+            train, random_flip=self.random_flip, augment_prob=self.augment_prob or None, **common
+        )
+        self.val_dataset = self.dataset(val, **held_out)
+        self.test_dataset = self.val_dataset if test is val else self.dataset(test, **held_out)
 
     def fingerprint(self) -> str:
         """Digest of the usable files' names, sizes and captions, and of the arguments that change what is served."""

@@ -42,8 +42,8 @@ class ImagesDataModule(FolderDataModule):
         channels: 3, or 1 for the brightness alone.
         num_classes: how many class folders there must be, for models to refer to; None takes what is there.
         labels: False reads folders as mere places, without classes.
-        random_flip, val_fraction, test_fraction, max_bad_fraction, cache_in_memory, cache_dir, allow_outside: see
-            FolderDataModule.
+        random_flip, augment_prob, val_fraction, test_fraction, max_bad_fraction, cache_in_memory, cache_dir,
+            allow_outside: see FolderDataModule.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for what is in the folder in `setup`.
     """
 
@@ -59,6 +59,7 @@ class ImagesDataModule(FolderDataModule):
         num_workers: int = 0,
         labels: bool = True,
         random_flip: bool = False,
+        augment_prob: float = 0.0,
         val_fraction: float = 0.02,
         test_fraction: float = 0.0,
         max_bad_fraction: float = 0.01,
@@ -67,7 +68,7 @@ class ImagesDataModule(FolderDataModule):
         allow_outside: bool = False,
     ) -> None:
         super().__init__(
-            root, random_flip=random_flip, val_fraction=val_fraction, test_fraction=test_fraction,
+            root, random_flip=random_flip, augment_prob=augment_prob, val_fraction=val_fraction, test_fraction=test_fraction,
             max_bad_fraction=max_bad_fraction, cache_in_memory=cache_in_memory, cache_dir=cache_dir,
             allow_outside=allow_outside, image_size=image_size, batch_size=batch_size, channels=channels,
             num_classes=num_classes, num_workers=num_workers,
@@ -111,7 +112,7 @@ class ImagesDataModule(FolderDataModule):
         )
 
     def settings(self) -> tuple[Any, ...]:
-        return (*super().settings(), self.channels, self.test_fraction, self.class_names)
+        return (*super().settings(), self.channels, self.test_fraction, self.augment_prob, self.class_names)
 
 
 def class_of(file: str) -> str:

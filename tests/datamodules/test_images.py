@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.augment import augment
 from datamodules.base import to_model_range
 from datamodules.decode import load_square
 from datamodules.images import ImagesDataModule, read_images
@@ -109,6 +110,16 @@ def test_half_of_the_training_images_are_mirrored_where_asked(root: Path) -> Non
     flips = [torch.equal(mirrored.train_dataset[0, seed]["image"], upright.flip(-1)) for seed in range(40)]
     assert 8 < sum(flips) < 32 and not mirrored.val_dataset.random_flip
     assert all(torch.equal(plain.train_dataset[0, seed]["image"], upright) for seed in range(10))
+
+
+def test_augmentation_adds_its_label_in_training(root: Path) -> None:
+    plain, dm = make(root), make(root, augment_prob=0.7)
+    for seed in range(5):
+        item, before = dm.train_dataset[1, seed], plain.train_dataset[1, seed]
+        image, label = augment(before["image"][None], [seed], 0.7)
+        assert torch.equal(item["image"], image[0]) and torch.equal(item["augment"], label[0])
+    assert torch.equal(dm.val_dataset[0, 3]["image"], plain.val_dataset[0, 3]["image"])
+    assert not next(iter(dm.val_dataloader()))["augment"].any() and dm.fingerprint() != plain.fingerprint()
 
 
 def test_workers_leave_no_trace(root: Path) -> None:
