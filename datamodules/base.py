@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world, stable_hash
+from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world
 from datamodules.workers import end_with_parent
+from rng.hashing import stable_hash
 
 
 def to_model_range(image_u8: np.ndarray) -> torch.Tensor:

@@ -39,9 +39,10 @@ class BadImage(Exception):
         self.reason, self.detail = reason, detail
 
 
-def load_square(path: str | Path, size: int) -> np.ndarray:
+def load_square(path: str | Path, size: int, channels: int = 3) -> np.ndarray:
     """Read an image as uint8 (size, size, 3) RGB: upright, shortest side to `size` with antialiasing, centre crop.
 
+    Args: channels: 1 gives its brightness instead, uint8 (size, size).
     Raises: BadImage.
     """
     def central_square(image: Image.Image) -> np.ndarray:
@@ -49,7 +50,8 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
         left, top = (image.width - side) / 2, (image.height - side) / 2
         # Cropping inside resize keeps a 1 x 1,000,000 strip from being blown up first.
         box = (left, top, left + side, top + side)
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(square.convert("L") if channels == 1 else square)
 
     return _open(path, size, central_square)
 

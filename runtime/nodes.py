@@ -49,9 +49,9 @@ RANGES: dict[str, Any] = {
         "beta", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature", "weight_decay",
     ), NotNegative),
     **dict.fromkeys((
-        "aug_level", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",
+        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",
         "guidance_rescale", "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum",
-        "threshold_percentile", "truncation", "val_fraction",
+        "test_fraction", "threshold_percentile", "truncation", "val_fraction",
     ), Share),
     **dict.fromkeys((
         "centres", "guidance_scale", "log_snr_max", "log_snr_min", "noise_levels", "shift",

@@ -14,7 +14,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluators",
+    "rng", "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluators",
     "callbacks", "runtime", "benchmarks",
 )  # fmt: skip
 
@@ -22,13 +22,14 @@ ROOMS = (
 ARROWS: dict[str, set[str]] = {
     "files.py": set(),
     "contracts.py": {"torch"},
-    "diffusion": {"torch"},
+    "rng": {"torch"},
+    "diffusion": {"torch", "rng"},
     "objectives": {"torch"},
     "optimizers": {"torch"},
     "scenes": {"numpy", "PIL"},
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
-    "lightning_modules": {"contracts", "torch", "pytorch_lightning", "diffusion", "objectives", "networks"},
-    "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "scenes"},
+    "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
+    "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
     "evaluators": {"contracts", "files", "torch", "numpy", "PIL", "scenes"},
     "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluators"},
     "runtime": {

@@ -50,7 +50,7 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
     "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
-    "diffusion.random.keyed_generators", "evaluators.features.file_sha256", "evaluators.features.Frozen",
+    "rng.keyed.keyed_generators", "evaluators.features.file_sha256", "evaluators.features.Frozen",
     "evaluators.text._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
     "networks.unet.UNet\n", " networks.unet.UNet", "networks.unet.\u0055\u0301Net", "../networks.unet.UNet", "networks.unet:UNet",
@@ -194,7 +194,8 @@ callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate 
 callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.SampleGrid callbacks.stop.Stop
 callbacks.validate.Validate
 datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
-datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
+datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
+datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
 diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
 diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
