@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
+from contracts import Request
 from evaluators.modes import coverage, mode_of
 from runtime.checkpoint import load_module
 from runtime.config import compose
@@ -61,7 +62,7 @@ def train(loss: str, more: Sequence[str], data: str, steps: int, seed: int, fold
 
 def points(checkpoint: Path, n: int = POINTS) -> Tensor:
     """n points (n, 2) of a checkpoint's averaged weights, each of a seed of its own."""
-    return load_module(checkpoint)[0].sample(n, seeds=range(n)).flatten(1)
+    return load_module(checkpoint)[0].sample(Request(n), seeds=range(n)).flatten(1)
 
 
 def mixture(data: str) -> tuple[Tensor, float]:

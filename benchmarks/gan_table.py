@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
 from callbacks.grid import captioned_grid
+from contracts import Request
 from evaluators.extractors.lite0 import EfficientNetLite0
 from evaluators.frechet import frechet_of_features
 from evaluators.images import to_uint8
@@ -74,8 +75,8 @@ def drawn(module: Any, n: int, seed: int = 0) -> Tensor:
     parts = []
     for start in range(0, n, BATCH):
         seeds = range(seed + start, seed + min(start + BATCH, n))
-        classes = [i % module.num_classes for i in seeds] if module.num_classes else len(seeds)
-        parts.append(to_uint8(module.sample(classes, seeds=list(seeds))))
+        classes = [i % module.num_classes for i in seeds] if module.num_classes else None
+        parts.append(to_uint8(module.sample(Request(len(seeds), labels=classes), seeds=list(seeds))))
     return torch.cat(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.grid import captioned_grid
+from contracts import HasLatents, Request, label_tensor
 from evaluators.images import to_uint8
 
 STEPS = 8  # images from one latent to the other
@@ -38,36 +39,35 @@ def straight(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(start[:, None], end[:, None], t[:, None])
 
 
-def interpolation(module: Any, conditions: Sequence[Any], seed: int) -> Image.Image:
+def interpolation(module: HasLatents, request: Request, seed: int) -> Image.Image:
     """Row by row the ways between n pairs of latents, of the seeds 2i and 2i + 1 from `seed` on: arc above, line below it.
 
     Args:
-        module: with `latents(seeds)` (n, d) and `generate(z, label)`.
-        conditions: of the n pairs, as `sample.read_prompts` gives them.
+        request: of the n pairs; its labels where the model draws from classes.
     """
-    n, t = len(conditions), torch.linspace(0, 1, STEPS, device=module.device)
+    n, t = request.n, torch.linspace(0, 1, STEPS, device=module.device)
     start, end = (module.latents([seed + 2 * i + k for i in range(n)]) for k in (0, 1))
     z = torch.stack([slerp(start, end, t), straight(start, end, t)], 1)  # (n, 2, T, d)
-    label = classes(module, conditions, 2 * STEPS)
+    label = classes(module, request, torch.arange(n).repeat_interleave(2 * STEPS))
     names = [[f"{kind}, {seed + 2 * i} to {seed + 2 * i + 1}", *[""] * (STEPS - 1)]
              for i in range(n) for kind in ("arc", "line")]  # fmt: skip
     return captioned_grid(drawn(module, z.flatten(0, 2), label), sum(names, []), columns=STEPS)
 
 
-def truncation(module: Any, conditions: Sequence[Any], seed: int) -> Image.Image:
+def truncation(module: HasLatents, request: Request, seed: int) -> Image.Image:
     """A row for each truncation, the factor on the latents, with the same n latents, of the seeds from `seed` on.
 
     Args: as of `interpolation`.
     Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor
     """
-    n, factors = len(conditions), torch.tensor(TRUNCATIONS, device=module.device)
+    n, factors = request.n, torch.tensor(TRUNCATIONS, device=module.device)
     z = factors[:, None, None] * module.latents([seed + i for i in range(n)])  # (K, n, d)
-    label = classes(module, conditions * len(factors), 1)
+    label = classes(module, request, torch.arange(n).repeat(len(factors)))
     names = [[f"truncation {factor:g}", *[""] * (n - 1)] for factor in TRUNCATIONS]
     return captioned_grid(drawn(module, z.flatten(0, 1), label), sum(names, []), columns=n)
 
 
-SHEETS: dict[str, Callable[[Any, Sequence[Any], int], Image.Image]] = {
+SHEETS: dict[str, Callable[[Any, Request, int], Image.Image]] = {
     "interpolation": interpolation, "truncation": truncation,
 }  # fmt: skip
 
@@ -76,18 +76,21 @@ def check_sheet(sheet: str, module: Any) -> None:
     """Raises ValueError for an unknown sheet, and for a model without latents to show."""
     if sheet not in SHEETS:
         raise ValueError(f"sheet={sheet}: choose one of {', '.join(SHEETS)}")
-    if not (hasattr(module, "latents") and hasattr(module, "generate")):
+    if not isinstance(module, HasLatents):
         raise ValueError(f"sheet={sheet}: this model draws from no latents of a known distribution; a GAN or a VAE does")
 
 
-def classes(module: Any, conditions: Sequence[Any], times: int) -> Tensor | None:
-    """The class of each image, every condition's so many times, or None for a model without; ValueError if unknown."""
+def classes(module: Any, request: Request, index: Tensor) -> Tensor | None:
+    """The class of each image, by the number of its entry in the request; None for a model without classes.
+
+    Raises: ValueError for a class that the model does not know.
+    """
     if module.conditioning != "label":
         return None
-    known = module.example_conditions()
-    if unknown := [c for c in conditions if c not in known]:
+    known = module.example_request().labels
+    if unknown := [c for c in request.labels if c not in known]:
         raise ValueError(f"label={unknown[0]}: the model knows the classes {known[0]} to {known[-1]}")
-    return torch.tensor(list(conditions), device=module.device).repeat_interleave(times)
+    return label_tensor(request.labels, module.device)[0][index.to(module.device)]
 
 
 def drawn(module: Any, z: Tensor, label: Tensor | None, at_once: int = 64) -> Tensor:

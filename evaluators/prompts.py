@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contracts import HasPrompts, Request
 from evaluators.card import digest
 from evaluators.images import to_uint8
 from scenes.render import render
@@ -65,11 +66,11 @@ class PromptSet:
             return self
         return replace(self, captions=None, specs=None, labels=self.labels if conditioning == "label" else None)
 
-    def conditions(self, indices: Sequence[int]) -> Any:
-        """What sample() is asked for: captions, else labels, else a number of images."""
-        if self.captions is not None:
-            return [self.captions[i] for i in indices]
-        return [self.labels[i] for i in indices] if self.labels is not None else len(indices)
+    def request(self, indices: Sequence[int]) -> Request:
+        """What sample() is asked for: these captions and labels, as far as there are any."""
+        texts = None if self.captions is None else [self.captions[i] or "" for i in indices]
+        labels = None if self.labels is None else [self.labels[i] for i in indices]
+        return Request(len(indices), texts=texts, labels=labels)
 
     def identity(self, needs: Iterable[str] = ()) -> dict[str, Any]:
         """Digests of what a number rests on: the real images always, and of the other sets those it needs.
@@ -119,7 +120,7 @@ def load_prompts(
     Raises:
         ValueError: no such split, or fewer than n images in it.
     """
-    if hasattr(datamodule, "prompts"):
+    if isinstance(datamodule, HasPrompts):
         return _scene_prompts(datamodule, split, n)
     dataset = getattr(datamodule, f"{split}_dataset", None)
     if dataset is None:

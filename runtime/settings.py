@@ -275,7 +275,7 @@ def check_options(module: Any, options: dict[str, Any], where: str = "") -> None
         where: what stands before an option's name on the command line, for instance `options.`.
     """
     known, anything = arguments(type(module).sample)
-    known = {name: kind for name, kind in known.items() if name not in ("conditions", "seeds", "on_step")}
+    known = {name: kind for name, kind in known.items() if name not in ("request", "seeds")}
     stages = list(getattr(module, "stages", {}))
     for name, value in options.items():
         if name not in known and not anything:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from contracts import Request
 from evaluators.measure import measure
 from evaluators.prompts import load_prompts
 from runtime.build import OUTSIDE, instantiate
@@ -74,8 +75,8 @@ def test_the_family_and_the_data_train_and_draw(extended: str, tmp_path: Path) -
     # every pixel is -0.5 or 0.5: log 0.5 + (1 + log 2 pi) / 2 nats, from 1.044 at the start
     assert metrics["train/nll_nats"] / (3 * 16 * 16) == pytest.approx(0.726, abs=0.03)
     module, _, _ = load_module(next((tmp_path / "run" / "checkpoints").glob("*.ckpt")))
-    four = module.sample(4, seeds=[1, 2, 3, 4])
-    assert four.shape == (4, 3, 16, 16) and torch.equal(four[2:3], module.sample(1, seeds=[3]))
+    four = module.sample(Request(4), seeds=[1, 2, 3, 4])
+    assert four.shape == (4, 3, 16, 16) and torch.equal(four[2:3], module.sample(Request(1), seeds=[3]))
     assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 

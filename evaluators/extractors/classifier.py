@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts import Classifies
 from evaluators.base import NotComputed
 from evaluators.features import FeatureExtractor
 
@@ -46,7 +47,7 @@ class Classifier(FeatureExtractor):
             self._module, _, facts = self._open(self.ckpt)
         except (FileNotFoundError, ValueError) as error:
             raise NotComputed(f"the classifier cannot be had: {error}") from None
-        if not hasattr(self._module, "features") or not hasattr(self._module, "logits"):
+        if not isinstance(self._module, Classifies):
             raise NotComputed(f"{self.ckpt} is no classifier: it has no features and logits")
         return facts["sha256"]
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from contracts import HasImportanceSamples, HasLikelihood, HasPrompts, Reconstructs
 from evaluators.base import Evaluator
 from evaluators.images import to_uint8
 from evaluators.measure import ALONE, Ranks, measure
@@ -94,7 +95,7 @@ def evaluate_checkpoint(
 
 def default_splits(data: Any) -> Sequence[str]:
     """The splits that are measured when none is named."""
-    if hasattr(data, "prompts"):
+    if isinstance(data, HasPrompts):
         return SCENE_SPLITS
     return ("test",) if getattr(data, "test_dataset", None) is not None else ("val",)
 
@@ -107,8 +108,8 @@ def with_model(
     A module may have `reconstruct(batch) -> images (B, C, H, W) in [-1, 1]` and
     `likelihood(batch) -> {name: (B,) nats}`, on the batches that it trains on. Other processes' rows stay empty.
     """
-    reconstructs = hasattr(module, "reconstruct")
-    judges = hasattr(module, "likelihood") and "likelihood" in needs
+    reconstructs = isinstance(module, Reconstructs)
+    judges = isinstance(module, HasLikelihood) and "likelihood" in needs
     if not (reconstructs or judges):
         return prompts
     reconstruction = torch.zeros_like(prompts.real)
@@ -128,7 +129,7 @@ def with_model(
 
 def set_importance_samples(module: Any, counts: Sequence[Any]) -> None:
     """Asks a module for bounds of its likelihood at other k; ValueError for one that has none, or no such k."""
-    if not hasattr(module, "eval_importance_samples"):
+    if not isinstance(module, HasImportanceSamples):
         raise ValueError(f"importance_samples={list(counts)}: {type(module).__name__} has no such bounds")
     if not all(isinstance(k, int) and k > 0 for k in counts):
         raise ValueError(f"importance_samples={list(counts)}: whole numbers of at least 1, for instance [50,500]")

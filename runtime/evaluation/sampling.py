@@ -77,7 +77,7 @@ class Sampler:
     def _sample(self, prompts: PromptSet, indices: Sequence[int], plain: dict[str, Any]) -> torch.Tensor:
         options = plain | ({"sampler": instantiate(plain["sampler"])} if "sampler" in plain else {})
         return self.module.sample(
-            prompts.conditions(indices), seeds=seeds(self.cfg.seed, prompts.split, indices), **options
+            prompts.request(indices), seeds=seeds(self.cfg.seed, prompts.split, indices), **options
         )
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -39,10 +39,10 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, captions, *, seeds, num_steps=None):
+    def sample(self, request, *, seeds, num_steps=None):
         assert not self.training and num_steps == 3
-        self.asked += list(zip(captions, seeds))
-        images = [render(self.specs[c], s % 1000, 64)[0] for c, s in zip(captions, seeds)]
+        self.asked += list(zip(request.texts, seeds))
+        images = [render(self.specs[c], s % 1000, 64)[0] for c, s in zip(request.texts, seeds)]
         image = torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images]) / 127.5 - 1
         return image * self.weight - 0.8 * (1 - self.weight)
 

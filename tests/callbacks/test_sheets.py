@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from callbacks.sheets import STEPS, TRUNCATIONS, check_sheet, interpolation, slerp, straight, truncation
+from contracts import Request
 from diffusion.random import keyed_randn
 from runtime.checkpoint import load_module
 from sample import main as sample
@@ -60,7 +61,7 @@ def model(conditioning: str = "none") -> SimpleNamespace:
 
     return SimpleNamespace(
         latents=lambda seeds: keyed_randn(seeds, (2,), "test"), generate=generate, device="cpu",
-        conditioning=conditioning, example_conditions=lambda: list(range(10)),
+        conditioning=conditioning, example_request=lambda: Request(10, labels=range(10)),
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def colours(picture: Image.Image, rows: int, columns: int) -> torch.Tensor:
 
 
 def test_rows_of_an_interpolation_are_arc_and_line_of_each_pair() -> None:
-    found = colours(interpolation(model(), [None] * 2, seed=5), rows=4, columns=STEPS)
+    found = colours(interpolation(model(), Request(2), seed=5), rows=4, columns=STEPS)
     z, t = model().latents([5, 6, 7, 8]), torch.linspace(0, 1, STEPS)
     for pair in (0, 1):
         ends = z[2 * pair : 2 * pair + 1], z[2 * pair + 1 : 2 * pair + 2]
@@ -84,12 +85,12 @@ def test_rows_of_an_interpolation_are_arc_and_line_of_each_pair() -> None:
 
 
 def test_rows_of_a_truncation_are_factors_on_the_same_latents() -> None:
-    found = colours(truncation(model("label"), [3, 4, 9], seed=2), rows=4, columns=3)
+    found = colours(truncation(model("label"), Request(3, labels=[3, 4, 9]), seed=2), rows=4, columns=3)
     z = model().latents([2, 3, 4]) / 4
     for row, factor in enumerate(TRUNCATIONS):
         torch.testing.assert_close(found[row, :, :2], factor * z, rtol=0, atol=0.005)
         torch.testing.assert_close(found[row, :, 2], torch.tensor([3, 4, 9]) / 5 - 1, rtol=0, atol=0.005)
-    way = colours(interpolation(model("label"), [3, 9], seed=2), rows=4, columns=STEPS)
+    way = colours(interpolation(model("label"), Request(2, labels=[3, 9]), seed=2), rows=4, columns=STEPS)
     torch.testing.assert_close(way[:2, :, 2], torch.full((2, STEPS), -0.4), rtol=0, atol=0.005)
     torch.testing.assert_close(way[2:, :, 2], torch.full((2, STEPS), 0.8), rtol=0, atol=0.005)
 
@@ -98,7 +99,7 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sheet=grid: choose one of interpolation, truncation"):
         check_sheet("grid", model())
     with pytest.raises(ValueError, match="label=10: the model knows the classes 0 to 9"):
-        truncation(model("label"), [10], seed=0)
+        truncation(model("label"), Request(1, labels=[10]), seed=0)
     train(toy.overrides("trainer.max_steps=1", run=tmp_path / "run"))
     with pytest.raises(ValueError, match="sheet=truncation: this model draws from no latents"):
         sample([f"ckpt={tmp_path / 'run'}", "sheet=truncation", f"out={tmp_path / 'out'}"])
@@ -131,4 +132,4 @@ def test_sample_writes_one_picture(family: tuple[str, ...], tmp_path: Path) -> N
 
 def test_a_vae_generates_what_it_samples(tmp_path: Path) -> None:
     module, _, _ = load_module(trained(VAE, tmp_path))
-    assert torch.equal(module.generate(0.7 * module.latents([1, 2])), module.sample(2, seeds=[1, 2], temperature=0.7))
+    assert torch.equal(module.generate(0.7 * module.latents([1, 2])), module.sample(Request(2), seeds=[1, 2], temperature=0.7))

@@ -35,13 +35,12 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, conditions, *, seeds, guidance_scale: float | dict[str, float] = 2.0, **options):
-        n = conditions if isinstance(conditions, int) else len(conditions)
-        assert len(seeds) == n and not self.training
-        self.asked += list(zip(conditions if n == len(seeds) and not isinstance(conditions, int) else [""] * n, seeds))
-        if isinstance(conditions, int) or guidance_scale < 2:
-            return torch.full((n, 3, 64, 64), -0.8)
-        images = [render(self.specs[c], seed % 1000, 64)[0] for c, seed in zip(conditions, seeds)]
+    def sample(self, request, *, seeds, guidance_scale: float | dict[str, float] = 2.0, **options):
+        assert len(seeds) == request.n and not self.training
+        self.asked += list(zip(request.texts or [""] * request.n, seeds))
+        if request.texts is None or guidance_scale < 2:
+            return torch.full((request.n, 3, 64, 64), -0.8)
+        images = [render(self.specs[c], seed % 1000, 64)[0] for c, seed in zip(request.texts, seeds)]
         return torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images]) / 127.5 - 1
 
 
@@ -76,9 +75,9 @@ def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, c
 def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     scales, draw = [], oracle.sample
 
-    def sample(conditions, *, seeds, guidance_scale: float | dict[str, float] | None = None):
+    def sample(request, *, seeds, guidance_scale: float | dict[str, float] | None = None):
         scales.append(guidance_scale)
-        return draw(conditions, seeds=seeds)
+        return draw(request, seeds=seeds)
 
     monkeypatch.setattr(oracle, "sample", sample)
     monkeypatch.setattr(oracle, "stages", {"base": None}, raising=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contracts import Request
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -85,10 +86,10 @@ def test_data_drawn_afresh_has_no_training_images(scenes) -> None:
 
 def test_a_family_is_asked_in_its_own_terms(scenes) -> None:
     prompts = load_prompts(scenes, "iid", 3)
-    assert prompts.asked("text") is prompts and prompts.conditions([2, 0]) == [prompts.captions[2], prompts.captions[0]]
-    assert (alone := prompts.asked("none")).specs is None and alone.conditions([1, 2]) == 2
+    assert prompts.asked("text") is prompts and prompts.request([2, 0]).texts == [prompts.captions[2], prompts.captions[0]]
+    assert (alone := prompts.asked("none")).specs is None and alone.request([1, 2]) == Request(2)
     labelled = replace(prompts, labels=[3, 1, 4]).asked("label")
-    assert labelled.conditions([2, 0]) == [4, 3] and labelled.captions is None
+    assert labelled.request([2, 0]) == Request(2, labels=[4, 3]) and labelled.captions is None
     with pytest.raises(ValueError, match="the model draws from labels, and split iid of its data has none"):
         prompts.asked("label")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from contracts import Request
 from evaluators.measure import ALONE, Ranks
 from evaluators.prompts import PromptSet, sample_seed
 from runtime.evaluation import sampling
@@ -47,8 +48,8 @@ class Net(torch.nn.Module):
         self.asked: list[tuple[int, list[int], dict[str, Any]]] = []
         self.autocast: set[bool] = set()
 
-    def sample(self, conditions: int, *, seeds: list[int], **options: Any) -> torch.Tensor:
-        self.asked.append((conditions, seeds, options))
+    def sample(self, request: Request, *, seeds: list[int], **options: Any) -> torch.Tensor:
+        self.asked.append((request.n, seeds, options))
         self.autocast.add(torch.is_autocast_enabled("cpu"))
         level = torch.tensor([seed % 200 for seed in seeds]).float() / 127.5 - 1
         return level[:, None, None, None].expand(-1, 1, 4, 4)
