@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.grid import captioned_grid, to_pil
-from callbacks.sheets import SHEETS, check_sheet
 from contracts import Request
-from evaluators.images import to_uint8
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid, to_pil
+from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from files import read_bytes
 from runtime import settings
 from runtime.build import instantiate

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
 from contracts import Request
-from evaluators.modes import coverage, mode_of
+from evaluation.metrics.modes import coverage, mode_of
 from runtime.checkpoint import load_module
 from runtime.config import compose
 from runtime.fit import fit

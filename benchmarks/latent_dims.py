@@ -20,12 +20,12 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
-from callbacks.grid import to_pil
 from contracts import Request
-from evaluators.extractors.lite0 import EfficientNetLite0
-from evaluators.features import FeatureExtractor
-from evaluators.frechet import frechet_of_features
-from evaluators.images import to_uint8
+from evaluation.extractors.base import FeatureExtractor
+from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.metrics.frechet import frechet_of_features
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import to_pil
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 

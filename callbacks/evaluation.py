@@ -12,11 +12,11 @@ from torch import Tensor
 
 from callbacks.steps import due, evaluating
 from contracts import HasPrompts
-from evaluators.alignment import SceneAlignment
-from evaluators.base import Evaluator
-from evaluators.images import to_uint8
-from evaluators.measure import Ranks, measure
-from evaluators.prompts import PromptSet, load_prompts, sample_seed
+from evaluation.metrics.alignment import SceneAlignment
+from evaluation.metrics.base import Evaluator
+from evaluation.metrics.images import to_uint8
+from evaluation.metrics.prompt_set import PromptSet, load_prompts, sample_seed
+from evaluation.metrics.run_evaluators import Ranks, measure
 
 
 class Evaluate(pl.Callback):

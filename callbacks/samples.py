@@ -11,10 +11,10 @@ import torch
 from PIL.Image import Image
 
 from callbacks.film import write_film
-from callbacks.grid import captioned_grid
 from callbacks.steps import due, evaluating, finished
 from contracts import LogsPictures, Reconstructs, Request
-from evaluators.images import to_uint8
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid
 from files import replacing, why_not_written
 
 FIELDS = {"text": ("texts",), "label": ("labels",), "none": ()}  # of a request, by what a module draws from

@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 
 from contracts import Request
-from evaluators.measure import measure
-from evaluators.prompts import load_prompts
+from evaluation.metrics.prompt_set import load_prompts
+from evaluation.metrics.run_evaluators import measure
 from runtime.build import OUTSIDE, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
@@ -63,7 +63,7 @@ def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_kind_of_addition_has_code_and_configuration() -> None:
     rooms = {name.split("/")[0] if name.endswith(".py") else name.split("/")[1] for name in blocks()}
-    assert rooms >= {"lightning_modules", "datamodules", "diffusion", "evaluators"}
+    assert rooms >= {"lightning_modules", "datamodules", "diffusion", "evaluation"}
     assert rooms >= {"model", "data", "schedule", "sampler", "evaluator"}
 
 

@@ -16,7 +16,7 @@ from callbacks.ema import EMA
 from callbacks.evaluation import Evaluate
 from datamodules.captions import CaptionsDataModule
 from datamodules.scenes import ScenesDataModule
-from evaluators.prompts import load_prompts, sample_seed
+from evaluation.metrics.prompt_set import load_prompts, sample_seed
 from scenes.render import render
 from tests.judge import Brightness
 from tests.sessions import overrides, run

@@ -13,7 +13,7 @@ from PIL import Image
 from callbacks.ema import EMA
 from callbacks.samples import SampleGrid
 from contracts import Request
-from evaluators.images import to_uint8
+from evaluation.metrics.images import to_uint8
 from tests import toy
 from train import main
 

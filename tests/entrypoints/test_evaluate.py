@@ -54,8 +54,8 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
     config = OmegaConf.create({"data": DATA, "choices": {"model": "oracle", "data": "scenes_simple"}})
     config.model = {"stages": {"base": {"num_steps": 32, "sampler": {"_target_": "diffusion.samplers.ddim"}}}}
     info = {"path": "fake", "sha256": "a" * 64, "step": 10, "images_seen": 640, "train_sec": 60.0, "weights": "ema"}
-    monkeypatch.setattr("runtime.evaluation.models.load_module", lambda ckpt, **_: (module, config, info))
-    monkeypatch.setattr("runtime.evaluation.command.locate", Path)
+    monkeypatch.setattr("evaluation.checkpoint_evaluation.load_module", lambda ckpt, **_: (module, config, info))
+    monkeypatch.setattr("evaluation.command.locate", Path)
     return module
 
 

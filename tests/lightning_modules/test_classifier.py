@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from contracts import Request
 import sample
 import train
-from evaluators.extractors.classifier import Classifier as Extractor
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.extractors.classifier import ClassifierFeatures as Extractor
+from evaluation.metrics.images import to_uint8
 from lightning_modules.classifier import Classifier
 from runtime.checkpoint import load_module
 from tests.datamodules.class_data import small_run, write_class_data
