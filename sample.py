@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from contracts import Request
 from evaluation.metrics.images import to_uint8
@@ -17,11 +17,10 @@ from evaluation.pictures.captioned_grid import captioned_grid, to_pil
 from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from files import read_bytes
 from runtime import settings
-from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
-from runtime.nodes import builds
+from runtime.options import SHORT, built_options, given_options, shown_options
 from runtime.places import trusted
 from runtime.settings import check_options
 
@@ -34,8 +33,9 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     cfg = compose("sample", overrides)
     check(cfg)
     module, _, info = load_module(cfg.ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
-    check_options(module, own_options(cfg))
-    check_options(module, OmegaConf.to_container(cfg.options, resolve=True), "options.")
+    options = given_options(cfg)
+    for name, value in options.items():
+        check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.")
     if cfg.sheet is not None:
         check_sheet(cfg.sheet, module)
     request = read_request(cfg, module)
@@ -53,17 +53,18 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         picture.save(out / f"{cfg.sheet}.png", optimize=True)
         print(out / f"{cfg.sheet}.png")
         return []
+    built, recorded = built_options(options), dict.fromkeys(SHORT) | shown_options(options)
     lines, shown, began = [], [], time.perf_counter()
     for start in range(0, request.n, cfg.batch_size):
         part = request.take(range(start, min(start + cfg.batch_size, request.n)))
         seeds = [cfg.seed + start + i for i in range(part.n)]
         with torch.inference_mode():
-            images = to_uint8(module.sample(part, seeds=seeds, **sampling(cfg)).cpu())
+            images = to_uint8(module.sample(part, seeds=seeds, **built).cpu())
         out.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             name = f"{start + i:05d}.png"
             to_pil(image).save(out / name)
-            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded(cfg)})
+            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded})
         shown += list(images[: GRID - len(shown)])
         done, left = start + part.n, request.n - start - part.n
         each = (time.perf_counter() - began) / done
@@ -128,25 +129,6 @@ def read_lines(path: str) -> list[str]:
         return read_bytes(path, MAX_PROMPT_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"prompts={path}: no text file in UTF-8") from None
-
-
-def own_options(cfg: DictConfig) -> dict[str, Any]:
-    """The options with a setting of their own, plain; what is null stays as the checkpoint has it."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return {name: plain[name] for name in ("guidance_scale", "num_steps", "sampler") if plain.get(name) is not None}
-
-
-def sampling(cfg: DictConfig) -> dict[str, Any]:
-    """Overrides of the checkpoint's way of sampling."""
-    chosen = own_options(cfg) | OmegaConf.to_container(cfg.options, resolve=True)
-    return {name: instantiate(value) if builds(value) else value for name, value in chosen.items()}
-
-
-def recorded(cfg: DictConfig) -> dict[str, Any]:
-    """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
-    chosen = dict.fromkeys(("guidance_scale", "num_steps", "sampler")) | own_options(cfg)
-    sampler = chosen["sampler"] and chosen["sampler"]["_target_"].split(".")[-1]
-    return chosen | {"sampler": sampler} | OmegaConf.to_container(cfg.options, resolve=True)
 
 
 if __name__ == "__main__":

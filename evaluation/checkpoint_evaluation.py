@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from contracts import HasImportanceSamples, HasLikelihood, HasPrompts, Reconstructs
-from evaluation.drawing import SampleDrawer, configured, precision, sampling_options, seeds, shown
+from evaluation.drawing import SampleDrawer, precision, seeds
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, load_prompts
@@ -25,7 +25,8 @@ from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
 from runtime.build import DATA, instantiate, instantiate_untrusted
 from runtime.checkpoint import load_module
-from runtime.config import REPO, compose
+from runtime.config import REPO, compose_data
+from runtime.options import given_options, shown_options
 from runtime.places import check_folder, trusted
 
 SCENE_SPLITS = ("iid", "combo", "word")
@@ -56,11 +57,10 @@ def evaluate_checkpoint(
         set_importance_samples(module, cfg.importance_samples)
     data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
-    settings = configured(OmegaConf.to_container(config.model, resolve=True))
     fixed = {
         "sha256": info["sha256"],
         "weights": info["weights"],
-        "model": settings,
+        "model": shown_options(module.sampling_settings()),
         "data": data.fingerprint(),
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
         prompts = load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images).asked(module.conditioning)
         prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks)
         if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
-            prompts = replace(prompts, other_likelihoods=strangers(cfg, module, config.data, len(prompts), device))
+            prompts = replace(prompts, other_likelihoods=likelihoods_of_other_data(cfg, module, config.data, len(prompts), device))
         if len(prompts) < ranks.world:
             raise ValueError(f"n={len(prompts)} is fewer than the {ranks.world} processes: start fewer, or raise n")
         store = sampler.draw(prompts)
@@ -136,14 +136,16 @@ def set_importance_samples(module: Any, counts: Sequence[Any]) -> None:
     module.eval_importance_samples = tuple(sorted(counts))
 
 
-def strangers(cfg: DictConfig, module: Any, own: DictConfig, n: int, device: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Likelihoods of n test images of every `other_data`, made what the model's own images are.
+def likelihoods_of_other_data(
+    cfg: DictConfig, module: Any, own: DictConfig, n: int, device: str
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Likelihoods of n test images of every `other_data`, in the size and channels of the model's own data.
 
     Raises: ValueError for data that cannot be had in the model's size and channels.
     """
     found = {}
     for name in cfg.other_data:
-        node = compose("train", ["model=classifier", f"data={name}"]).data
+        node = compose_data(name)
         node.update({key: own[key] for key in KEPT if key in own and key in node})
         data = instantiate(node)
         data.setup("test")
@@ -180,8 +182,8 @@ def describe(
     """Everything in metrics.json and on the cards that is not a measurement."""
     choices = config.get("choices") or {}
     family, source = choices.get("model") or type(module).__name__, choices.get("data") or type(data).__name__
-    given = {key: shown(value) for key, value in sampling_options(cfg).items()}
-    settings = configured(OmegaConf.to_container(config.model, resolve=True)) | given
+    given = shown_options(given_options(cfg))
+    settings = shown_options(module.sampling_settings()) | given
     parameters = sum(p.numel() for p in module.parameters())
     info = info | {"path": shortest(Path(info["path"]))}
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

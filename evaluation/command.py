@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluation.checkpoint_evaluation import evaluate_checkpoint
 from evaluation.compare import compare
-from evaluation.drawing import setting
+from evaluation.drawing import swept
 from evaluation.folder_evaluation import evaluate_folder
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.run_evaluators import Ranks
@@ -21,13 +21,14 @@ from files import printable
 from runtime.build import instantiate
 from runtime.checkpoint import locate
 from runtime.config import compose
+from runtime.options import SHORT, chosen, given_options
 from runtime.settings import check as check_settings
 from runtime.settings import known_data, readable, writable
 
 ASKED = ("ckpt", "images", "compare")
 # Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
 ONLY_WITH = {
-    "ckpt": ("guidance_scale", "num_steps", "sampler", "sweep", "other_data", "importance_samples"),
+    "ckpt": (*SHORT, "options", "sweep", "other_data", "importance_samples"),
     "images": ("reference", "prompts", "allow_lossy", "allow_outside"),
 }
 
@@ -90,8 +91,10 @@ def check(cfg: DictConfig) -> None:
         if wrong:
             raise ValueError(f"{wrong[0]}= goes with {kind}=, and means nothing to {asked[0]}=")
     known_data(cfg.other_data)
-    for value in cfg.sweep.sampler or ():
-        setting(cfg, "sampler", value)
+    given_options(cfg)
+    for option, values in swept(cfg).items():
+        for value in values:
+            chosen(option, value)
     if cfg.prompts is not None:
         readable(cfg.prompts, "prompts")
     for ckpt in cfg.ckpt if OmegaConf.is_list(cfg.ckpt) else [cfg.ckpt] if cfg.ckpt is not None else []:

@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from evaluation.drawing_cost import count
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, sample_seed
 from evaluation.metrics.run_evaluators import Ranks
 from evaluation.sample_store import SampleStore, sec_per_image
-from runtime.build import instantiate
-from runtime.config import compose
 from runtime.fit import cpu_has_bf16
+from runtime.nodes import shown
+from runtime.options import built_options, given_options, merged_options, plain, shown_options, swept_option
 from runtime.settings import check_options
-
-OPTIONS = ("guidance_scale", "num_steps", "sampler")
-
 
 class SampleDrawer:
     """Makes sure that the samples of a split lie on disk.
@@ -44,17 +41,17 @@ class SampleDrawer:
 
     def draw(self, prompts: PromptSet, overrides: dict[str, Any] | None = None) -> SampleStore:
         """Samples this process's missing images, with the configured options and `overrides`."""
-        plain = merged(sampling_options(self.cfg), overrides or {})
-        what = self.fixed | {"split": prompts.split, "options": plain}
+        options = merged_options(given_options(self.cfg), overrides or {})
+        what = self.fixed | {"split": prompts.split, "options": options}
         store = SampleStore(self.out / "samples", prompts.split, what, self.ranks.rank)
         mine = self.ranks.share(len(prompts))
         missing = store.missing(mine)
-        label = " ".join([prompts.split, *(f"{key}={shown(value)}" for key, value in (overrides or {}).items())])
+        label = " ".join([prompts.split, *(f"{key}={value}" for key, value in shown_options(overrides or {}).items())])
         progress = Progress(f"sampling {label}", len(mine), len(missing), quiet=self.ranks.rank > 0)
         for start in range(0, len(missing), self.cfg.batch_size):
             indices, began = missing[start : start + self.cfg.batch_size], time.perf_counter()
             with torch.inference_mode(), self.autocast():
-                image = self._sample(prompts, indices, plain).float().cpu()
+                image = self._sample(prompts, indices, options).float().cpu()
             store.write(indices, to_uint8(image), time.perf_counter() - began, self.warm)
             self.warm = True
             progress.add(len(indices))
@@ -67,18 +64,16 @@ class SampleDrawer:
         The first two are counted while one image is drawn, after the others, so that all caches are warm.
         """
         if (counted := store.kept("cost")) is None:
-            plain = merged(sampling_options(self.cfg), overrides or {})
+            options = merged_options(given_options(self.cfg), overrides or {})
             with self.autocast():
-                counted = count(self.module, lambda: self._sample(prompts, [0], plain))
+                counted = count(self.module, lambda: self._sample(prompts, [0], options))
             store.keep("cost", counted)
         median, least = sec_per_image(store.timing())
         return counted | {"sec_per_image": median, "sec_per_image_min": least}
 
-    def _sample(self, prompts: PromptSet, indices: Sequence[int], plain: dict[str, Any]) -> torch.Tensor:
-        options = plain | ({"sampler": instantiate(plain["sampler"])} if "sampler" in plain else {})
-        return self.module.sample(
-            prompts.request(indices), seeds=seeds(self.cfg.seed, prompts.split, indices), **options
-        )
+    def _sample(self, prompts: PromptSet, indices: Sequence[int], options: dict[str, Any]) -> torch.Tensor:
+        numbers = seeds(self.cfg.seed, prompts.split, indices)
+        return self.module.sample(prompts.request(indices), seeds=numbers, **built_options(options))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the samples."""
@@ -101,60 +96,28 @@ def seeds(seed: int, split: str, indices: Sequence[int]) -> list[int]:
     return [sample_seed(seed, split, i) for i in indices]
 
 
-def sampling_options(cfg: DictConfig) -> dict[str, Any]:
-    """The options that were given, as plain values; what is absent stays as the checkpoint has it."""
-    given = {name: cfg[name] for name in OPTIONS if cfg[name] is not None}
-    return {
-        name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        for name, value in given.items()
-    }
-
-
-def merged(options: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides over options; of an option given per stage, the other stages stay."""
-    found = dict(options)
-    for name, value in overrides.items():
-        both = name != "sampler" and isinstance(value, dict) and isinstance(found.get(name), dict)
-        found[name] = found[name] | value if both else value
-    return found
-
-
 def check_sampling(cfg: DictConfig, module: Any) -> None:
     """Raises ValueError for options, and options of a sweep, that the model does not take."""
-    check_options(module, sampling_options(cfg))
+    check_options(module, given_options(cfg))
     stages = list(getattr(module, "stages", {}))
     if cfg.sweep.stage is not None and cfg.sweep.stage not in stages:
         there = f"its stages are {', '.join(stages)}" if stages else "it has none"
         raise ValueError(f"sweep.stage={cfg.sweep.stage}: the model has no such stage; {there}")
-    for option in OPTIONS:
-        for value in cfg.sweep[option] or ():
-            check_options(module, {option: setting(cfg, option, value)}, "sweep.")
+    for option, values in swept(cfg).items():
+        for value in values:
+            check_options(module, {option: swept_option(module, option, value, cfg.sweep.stage)}, "sweep.")
 
 
-def setting(cfg: DictConfig, option: str, value: Any) -> Any:
-    """What sample() gets for one value of a sweep: a sampler's configuration, or a number for all stages or for one."""
-    if option == "sampler":
-        return OmegaConf.to_container(compose("evaluate", [f"sampler={value}"]).sampler, resolve=True)
-    number = float(value) if option == "guidance_scale" else value
-    return number if cfg.sweep.stage is None else {cfg.sweep.stage: number}
+def swept(cfg: DictConfig) -> dict[str, list[Any]]:
+    """{option: its values} of the sweeps that were asked for.
 
-
-def configured(node: Any, place: str = "") -> dict[str, Any]:
-    """The sampling settings inside a model's configuration, by their place: {"stages.base.num_steps": 32}."""
-    found: dict[str, Any] = {}
-    for key, value in node.items() if isinstance(node, dict) else ():
-        if key == "sampler" and isinstance(value, dict):
-            found[f"{place}{key}"] = shown(value)
-        elif key in (*OPTIONS, "threshold", "guidance_rescale", "aug_level"):
-            found[f"{place}{key}"] = value
-        else:
-            found |= configured(value, f"{place}{key}.")
+    Raises: ValueError for an option without a list of values.
+    """
+    found = {name: plain(values) for name, values in cfg.sweep.items() if name != "stage" and values is not None}
+    for name, values in found.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"sweep.{name}={shown(values)}: give a list of values, for instance [1,2]")
     return found
-
-
-def shown(value: Any) -> Any:
-    """An option for people: a sampler by its name."""
-    return str(value["_target_"]).rpartition(".")[2] if isinstance(value, dict) and "_target_" in value else value
 
 
 class Progress:

@@ -6,10 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from evaluation.drawing import OPTIONS, SampleDrawer, sampling_options, setting, shown
+from evaluation.drawing import SampleDrawer, swept
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.run_evaluators import measure
 from evaluation.output import EvaluatedSplit, Sweep
+from runtime.options import given_options, shown_options, swept_option
 
 
 def run_sweeps(
@@ -17,15 +18,12 @@ def run_sweeps(
 ) -> list[Sweep]:
     """The split measured again at every value of every swept option, the same prompts and seeds at each."""
     sweeps = []
-    for option in OPTIONS:
-        values = cfg.sweep[option]
-        if values is None:
-            continue
-        given = {key: shown(value) for key, value in sampling_options(cfg).items() if key != option}
+    for option, values in swept(cfg).items():
+        given = {key: value for key, value in shown_options(given_options(cfg)).items() if key != option}
         series = ", ".join([name, *(f"{key} {value}" for key, value in given.items())])
         sweep = Sweep(option, split.prompts.split, len(split.prompts), series)
         for value in values:
-            overrides = {option: setting(cfg, option, value)}
+            overrides = {option: swept_option(sampler.module, option, value, cfg.sweep.stage)}
             store = sampler.draw(split.prompts, overrides)
             measured = measure(
                 evaluators, split.prompts, store.read, device=sampler.device, ranks=sampler.ranks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,15 @@ class Toy(GenerativeModule):
         return {"loss": loss, "loss_toy": loss}
 
     @torch.no_grad()
-    def sample(self, request: Request, *, seeds: Any, guidance_scale: float | None = None, **_: Any) -> Tensor:
+    def sample(
+        self,
+        request: Request,
+        *,
+        seeds: Any,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        sampler: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
         if self.untrained:
             raise ValueError("stage 'toy' is not trained")
         x_T = keyed_randn(seeds, (3, SIZE, SIZE), "sample", device=self.device)

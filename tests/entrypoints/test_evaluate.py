@@ -35,7 +35,10 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, request, *, seeds, guidance_scale: float | dict[str, float] = 2.0, **options):
+    def sampling_settings(self) -> dict[str, Any]:
+        return {"stages.base.num_steps": 32, "stages.base.sampler": {"_target_": "diffusion.samplers.ddim"}}
+
+    def sample(self, request, *, seeds, guidance_scale: float | dict[str, float] = 2.0, num_steps: int | None = None):
         assert len(seeds) == request.n and not self.training
         self.asked += list(zip(request.texts or [""] * request.n, seeds))
         if request.texts is None or guidance_scale < 2:
@@ -52,7 +55,6 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
     data = ScenesDataModule(preset="scenes_simple", image_size=64)
     module.specs = {caption: spec for split in ("iid", "word") for caption, spec in data.prompts(split, 130)}
     config = OmegaConf.create({"data": DATA, "choices": {"model": "oracle", "data": "scenes_simple"}})
-    config.model = {"stages": {"base": {"num_steps": 32, "sampler": {"_target_": "diffusion.samplers.ddim"}}}}
     info = {"path": "fake", "sha256": "a" * 64, "step": 10, "images_seen": 640, "train_sec": 60.0, "weights": "ema"}
     monkeypatch.setattr("evaluation.checkpoint_evaluation.load_module", lambda ckpt, **_: (module, config, info))
     monkeypatch.setattr("evaluation.command.locate", Path)

@@ -74,7 +74,7 @@ def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
 def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, place: Path) -> None:
     lines = sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "n=3", "+options.mode=sample"])
     assert [line["seed"] for line in lines] == [0, 1, 2]
-    with pytest.raises(ValueError, match="it has no num_steps, only mode and temperature"):
+    with pytest.raises(ValueError, match="num_steps=.*: this model takes no 'num_steps'. It takes mode, temperature"):
         sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "num_steps=3"])
     judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
               "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]

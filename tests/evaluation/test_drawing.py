@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from contracts import Request
 from evaluation import drawing
-from evaluation.drawing import SampleDrawer, merged, precision, seeds
+from evaluation.drawing import SampleDrawer, precision, seeds
 from evaluation.metrics.prompt_set import PromptSet, sample_seed
 from evaluation.metrics.run_evaluators import ALONE, Ranks
 
@@ -20,13 +20,6 @@ def test_an_images_seed_is_of_its_number_and_its_split() -> None:
     assert seeds(0, "iid", [3, 1]) == [sample_seed(0, "iid", 3), sample_seed(0, "iid", 1)]
     every = seeds(0, "iid", range(50)) + seeds(1, "iid", range(50)) + seeds(0, "combo", range(50))
     assert len(set(every)) == 150
-
-
-def test_options_of_one_stage_leave_the_others() -> None:
-    given = {"guidance_scale": {"base": 3, "sr": 1}, "num_steps": 8, "sampler": {"_target_": "a"}}
-    found = merged(given, {"guidance_scale": {"base": 5}, "num_steps": {"sr": 4}, "sampler": {"_target_": "b"}})
-    assert found == {"guidance_scale": {"base": 5, "sr": 1}, "num_steps": {"sr": 4}, "sampler": {"_target_": "b"}}
-    assert given["guidance_scale"] == {"base": 3, "sr": 1}
 
 
 @pytest.mark.parametrize(
@@ -48,15 +41,15 @@ class Net(torch.nn.Module):
         self.asked: list[tuple[int, list[int], dict[str, Any]]] = []
         self.autocast: set[bool] = set()
 
-    def sample(self, request: Request, *, seeds: list[int], **options: Any) -> torch.Tensor:
-        self.asked.append((request.n, seeds, options))
+    def sample(self, request: Request, *, seeds: list[int], num_steps: int | None = None) -> torch.Tensor:
+        self.asked.append((request.n, seeds, {} if num_steps is None else {"num_steps": num_steps}))
         self.autocast.add(torch.is_autocast_enabled("cpu"))
         level = torch.tensor([seed % 200 for seed in seeds]).float() / 127.5 - 1
         return level[:, None, None, None].expand(-1, 1, 4, 4)
 
 
 def make(out: Path, net: Net, ranks: Ranks = ALONE, **given: Any) -> SampleDrawer:
-    cfg = {"seed": 3, "batch_size": 2, "num_steps": None, "guidance_scale": None, "sampler": None, "sweep": dict.fromkeys(("guidance_scale", "num_steps", "sampler", "stage"))} | given
+    cfg = {"seed": 3, "batch_size": 2, "num_steps": None, "guidance_scale": None, "sampler": None, "options": {}, "sweep": dict.fromkeys(("guidance_scale", "num_steps", "sampler", "stage"))} | given
     return SampleDrawer(OmegaConf.create(cfg), net, {"weights": "abc", "precision": "float32"}, out, "cpu", ranks)
 
 

@@ -11,14 +11,22 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics.prompt_set import PromptSet
 from evaluation.metrics.run_evaluators import Ranks
-from evaluation.sweeps import run_sweeps, setting
+from evaluation.sweeps import run_sweeps
+from runtime.options import swept_option
 from tests.judge import Brightness
+
+
+class Cascade:
+    """A model by its signature alone."""
+
+    def sample(self, request: Any, *, seeds: Any, guidance_scale: float | dict[str, float] | None = None,
+               num_steps: int | dict[str, int] | None = None, sampler: Any | None = None) -> None: ...  # fmt: skip
 
 
 class SampleDrawer:
     """Images as bright as the option says; remembers what was drawn and what was counted."""
 
-    device = "cpu"
+    device, module = "cpu", Cascade()
 
     def __init__(self, rank: int = 0) -> None:
         self.ranks, self.drawn, self.counted = Ranks(rank, 1), [], []
@@ -71,7 +79,7 @@ def test_process_0_alone_keeps_the_numbers(split) -> None:
 
 def test_a_value_is_of_all_stages_or_of_one() -> None:
     for option, value, expected in (("num_steps", 8, 8), ("guidance_scale", 1.5, 1.5), ("guidance_scale", 2, 2.0)):
-        found = setting(config(), option, value)
+        found = swept_option(Cascade(), option, value)
         assert found == expected and type(found) is type(expected)
-        assert setting(config(stage="base"), option, value) == {"base": expected}
-    assert setting(config(), "sampler", "ddim")["_target_"].endswith("ddim")
+        assert swept_option(Cascade(), option, value, "base") == {"base": expected}
+    assert swept_option(Cascade(), "sampler", "ddim")["_target_"].endswith("ddim")
