@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from callbacks.grid import captioned_grid, to_pil
-from callbacks.sheets import SHEETS, check_sheet
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid, to_pil
+from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from files import read_bytes
 from runtime import settings
-from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
-from runtime.nodes import builds
+from runtime.options import SHORT, built_options, given_options, shown_options
 from runtime.places import trusted
 from runtime.settings import check_options
 
@@ -33,41 +33,44 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     cfg = compose("sample", overrides)
     check(cfg)
     module, _, info = load_module(cfg.ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
-    check_options(module, own_options(cfg))
-    check_options(module, OmegaConf.to_container(cfg.options, resolve=True), "options.")
+    options = given_options(cfg)
+    for name, value in options.items():
+        check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.")
     if cfg.sheet is not None:
         check_sheet(cfg.sheet, module)
-    prompts = read_prompts(cfg, module)
+    request = read_request(cfg, module)
+    asked = request.texts or request.labels or [None] * request.n
     if (reason := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
-    what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
+    what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
     if cfg.sheet is not None:
-        picture = SHEETS[cfg.sheet](module, prompts, cfg.seed)
+        picture = SHEETS[cfg.sheet](module, request, cfg.seed)
         out.mkdir(parents=True, exist_ok=True)
         picture.save(out / f"{cfg.sheet}.png", optimize=True)
         print(out / f"{cfg.sheet}.png")
         return []
+    built, recorded = built_options(options), dict.fromkeys(SHORT) | shown_options(options)
     lines, shown, began = [], [], time.perf_counter()
-    for start in range(0, len(prompts), cfg.batch_size):
-        part = prompts[start : start + cfg.batch_size]
-        seeds = [cfg.seed + start + i for i in range(len(part))]
+    for start in range(0, request.n, cfg.batch_size):
+        part = request.take(range(start, min(start + cfg.batch_size, request.n)))
+        seeds = [cfg.seed + start + i for i in range(part.n)]
         with torch.inference_mode():
-            images = to_uint8(module.sample(conditions(part), seeds=seeds, **sampling(cfg)).cpu())
+            images = to_uint8(module.sample(part, seeds=seeds, **built).cpu())
         out.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             name = f"{start + i:05d}.png"
             to_pil(image).save(out / name)
-            lines.append({"file": name, "prompt": part[i], "seed": seeds[i], **recorded(cfg)})
+            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded})
         shown += list(images[: GRID - len(shown)])
-        done, left = start + len(part), len(prompts) - start - len(part)
+        done, left = start + part.n, request.n - start - part.n
         each = (time.perf_counter() - began) / done
-        print(f"{done}/{len(prompts)} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
-    named = [str(p) for p in prompts[: len(shown)]] if prompts[0] is not None else None
-    captioned_grid(torch.stack(shown), named, columns(prompts[: len(shown)])).save(out / "grid.png")
+        print(f"{done}/{request.n} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
+    names = request.take(range(len(shown))).names()
+    captioned_grid(torch.stack(shown), names, columns(asked[: len(shown)])).save(out / "grid.png")
     (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     print(out / "grid.png")
     return lines
@@ -91,8 +94,8 @@ def check(cfg: DictConfig) -> None:
     settings.writable(cfg.out, "out")
 
 
-def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
-    """One condition per image: a prompt, a class number, or None.
+def read_request(cfg: DictConfig, module: Any) -> Request:
+    """What is asked of the model: prompts, class numbers, or only a number of images.
 
     Raises: ValueError for what the model does not take; FileNotFoundError.
     """
@@ -108,18 +111,16 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         if not chosen:
             raise ValueError(f"prompts={cfg.prompts}: the file holds no prompt")
     elif kind == "label" and given is None:
-        examples = module.example_conditions()
-        return [examples[i % len(examples)] for i in range(cfg.n)]
+        examples = module.example_request()
+        return examples.take(i % examples.n for i in range(cfg.n))
+    elif kind == "none":
+        return Request(cfg.n)
     else:
-        chosen = [None if given is None else cfg.prompt if given == "prompt" else cfg.label]
+        chosen = [cfg.prompt if given == "prompt" else cfg.label]
     if kind == "text":
         module.check_prompts(chosen)
-    return [c for c in chosen for _ in range(cfg.n)]
-
-
-def conditions(part: Sequence[Any]) -> Any:
-    """What the module is asked for: prompts or class numbers as they are, else a number of images."""
-    return len(part) if part[0] is None else list(part)
+    each = [c for c in chosen for _ in range(cfg.n)]
+    return Request(len(each), **{"text": {"texts": each}, "label": {"labels": each}}[kind])
 
 
 def read_lines(path: str) -> list[str]:
@@ -128,25 +129,6 @@ def read_lines(path: str) -> list[str]:
         return read_bytes(path, MAX_PROMPT_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"prompts={path}: no text file in UTF-8") from None
-
-
-def own_options(cfg: DictConfig) -> dict[str, Any]:
-    """The options with a setting of their own, plain; what is null stays as the checkpoint has it."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return {name: plain[name] for name in ("guidance_scale", "num_steps", "sampler") if plain.get(name) is not None}
-
-
-def sampling(cfg: DictConfig) -> dict[str, Any]:
-    """Overrides of the checkpoint's way of sampling."""
-    chosen = own_options(cfg) | OmegaConf.to_container(cfg.options, resolve=True)
-    return {name: instantiate(value) if builds(value) else value for name, value in chosen.items()}
-
-
-def recorded(cfg: DictConfig) -> dict[str, Any]:
-    """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
-    chosen = dict.fromkeys(("guidance_scale", "num_steps", "sampler")) | own_options(cfg)
-    sampler = chosen["sampler"] and chosen["sampler"]["_target_"].split(".")[-1]
-    return chosen | {"sampler": sampler} | OmegaConf.to_container(cfg.options, resolve=True)
 
 
 if __name__ == "__main__":

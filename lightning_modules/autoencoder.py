@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts import Request
 from diffusion.random import keyed_randn
 from lightning_modules.base import GenerativeModule
 from networks.autoencoder import check_latent_dim
@@ -80,7 +81,7 @@ class Autoencoder(GenerativeModule):
         return {"loss": error.mean(), "psnr_db": 10 * torch.log10(PEAK_SQUARED / error.detach()).mean()}
 
     @torch.no_grad()
-    def sample(self, conditions: int, *, seeds: Sequence[int], **others: Any) -> Tensor:
+    def sample(self, request: Request, *, seeds: Sequence[int], **others: Any) -> Tensor:
         """Images (n, C, S, S) in [-1, 1] of latents drawn from the normal distribution of training latents.
 
         Raises: ValueError before any training, or for an option: there is none.

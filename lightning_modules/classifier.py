@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contracts import Request
 from lightning_modules.base import GenerativeModule
 
 REFUSAL = "a classifier draws no images: it judges those of others, as docs/evaluation.md says"
@@ -71,10 +72,10 @@ class Classifier(GenerativeModule):
         """Why there are no samples."""
         return REFUSAL
 
-    def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
+    def sample(self, request: Request, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
         """Raises ValueError."""
         raise ValueError(REFUSAL)
 
-    def example_conditions(self) -> int:
+    def example_request(self) -> Request:
         """No images in the grids during training."""
-        return 0
+        return Request(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.random import keyed_generators, keyed_randn, randn
+from contracts import Request, label_tensor
 from lightning_modules.base import GenerativeModule, check_schedules, seed_everything
 from lightning_modules.gan_checks import check_arguments, check_layers
 from objectives.adversarial import accuracy, adversarial_loss
@@ -240,21 +241,26 @@ class GAN(GenerativeModule):
 
     @torch.no_grad()
     def sample(
-        self, conditions: int | Sequence[int], *, seeds: Sequence[int], truncation: float = 1.0, **others: Any
+        self, request: Request, *, seeds: Sequence[int], truncation: float | None = None, **others: Any
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1], image i from seeds[i] and, where the model is conditional, its class number.
 
         Args:
-            truncation: factor on the latents; below 1 images are more typical and less varied.
-        Raises: ValueError for a number of images in place of classes, unknown classes, a negative truncation or an
+            truncation: factor on the latents, 1 by default; below 1 images are more typical and less varied.
+        Raises: ValueError for a request without classes where the model needs them, unknown classes, a negative truncation or an
             option that a GAN has not.
         Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor
         """
         if others:
             raise ValueError(f"a GAN draws in one step: it has no {', '.join(others)}, only truncation")
+        truncation = 1.0 if truncation is None else truncation
         if not 0 <= truncation < float("inf"):
             raise ValueError(f"truncation={truncation}: give a number of at least 0")
-        return self.generate(truncation * self.latents(seeds), self._classes(conditions, len(seeds)))
+        return self.generate(truncation * self.latents(seeds), self._classes(request, len(seeds)))
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """What ``sample`` does unless it is told otherwise."""
+        return {"truncation": 1.0}
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""
@@ -270,19 +276,20 @@ class GAN(GenerativeModule):
         finally:
             self.generator.train(training)
 
-    def example_conditions(self) -> int | list[int]:
+    def example_request(self) -> Request:
         """One image of every class, or 16."""
-        return 16 if self.num_classes is None else list(range(self.num_classes))
+        return Request(16) if self.num_classes is None else Request(self.num_classes, labels=range(self.num_classes))
 
-    def _classes(self, conditions: int | Sequence[int], n: int) -> Tensor | None:
+    def _classes(self, request: Request, n: int) -> Tensor | None:
         if self.num_classes is None:
             return None
-        if isinstance(conditions, int) or len(conditions) != n:
-            raise ValueError(f"a class-conditional GAN draws {n} images of {n} class numbers, not of {conditions}")
-        unknown = [c for c in conditions if not 0 <= int(c) < self.num_classes]
+        if request.labels is None or request.n != n or None in request.labels:
+            asked = request.n if request.labels is None else list(request.labels)
+            raise ValueError(f"a class-conditional GAN draws {n} images of {n} class numbers, not of {asked}")
+        unknown = [c for c in request.labels if not 0 <= c < self.num_classes]
         if unknown:
             raise ValueError(f"label={unknown[0]}: the model knows the classes 0 to {self.num_classes - 1}")
-        return torch.as_tensor([int(c) for c in conditions], device=self.device)
+        return label_tensor(request.labels, self.device)[0]
 
 
 @contextmanager

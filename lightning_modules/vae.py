@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffusion.denoiser import full_precision
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
+from contracts import Request
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae
 from objectives.pixels import dequantise
@@ -151,17 +152,24 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def sample(
-        self, conditions: int, *, seeds: Sequence[int], mode: str = "mean", temperature: float = 1.0, **others: Any
+        self,
+        request: Request,
+        *,
+        seeds: Sequence[int],
+        mode: str | None = None,
+        temperature: float | None = None,
+        **others: Any,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1] from latents of the prior, image i from seeds[i].
 
         Args:
-            mode: `mean` shows E[x | z], the usual picture of a VAE; `sample` draws the pixels too, as p(x) does.
-            temperature: standard deviation of the latents.
+            mode: `mean`, the default, shows E[x | z], the usual picture of a VAE; `sample` draws the pixels too, as p(x) does.
+            temperature: standard deviation of the latents; 1 by default.
         Raises: ValueError for another mode, a negative temperature or an option that a VAE has not.
         """
         if others:
             raise ValueError(f"a VAE draws in one step: it has no {', '.join(others)}, only mode and temperature")
+        mode, temperature = mode or MODES[0], 1.0 if temperature is None else temperature
         if mode not in MODES:
             raise ValueError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
         if not 0 <= temperature < float("inf"):
@@ -172,6 +180,10 @@ class VAE(GenerativeModule):
         shape = self.pixels.noise_shape(params)[1:]
         noise = [torch.rand(shape, generator=generator) for generator in keyed_generators(seeds, "vae pixels")]
         return self.pixels.sample(params, torch.stack(noise).to(params))
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """What ``sample`` does unless it is told otherwise."""
+        return {"mode": MODES[0], "temperature": 1.0}
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""

@@ -34,7 +34,7 @@ KINDS = {
     "optimizers": ("torch.optim.Optimizer", "collections.abc.Callable"),
     "datamodules": ("datamodules.base.ImageDataModule",),
     "callbacks": ("pytorch_lightning.callbacks.Callback",),
-    "evaluators": ("evaluators.base.Evaluator", "evaluators.features.FeatureExtractor"),
+    "evaluation": ("evaluation.metrics.base.Evaluator", "evaluation.extractors.base.FeatureExtractor"),
 }
 # What else may be built: name -> the arguments it may be given, None for all.
 OUTSIDE: dict[str, tuple[str, ...] | None] = {

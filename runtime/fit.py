@@ -27,6 +27,7 @@ from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO, newest_good
 from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
+from runtime.options import check_callbacks
 from runtime.places import trusted
 from runtime.resume import is_process_zero
 from runtime.run_dir import shown
@@ -133,6 +134,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         module = instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
         start_from(module, cfg.init, trusted(cfg.get("trust")))
+    check_callbacks(cfg, module)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]

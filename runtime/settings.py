@@ -67,6 +67,7 @@ class Sampling(Schema):
     guidance_scale: Finite | dict[Text, Finite] | None
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
+    options: dict[str, Any]
     trust: Trust = None
 
 
@@ -80,11 +81,10 @@ class Sample(Sampling):
     label: Annotated[int, Field(ge=0), "a class number, for instance label=7"] | None
     n: Count
     sheet: Text | None
-    options: dict[str, Any]
 
 
-class Sweep(Closed):
-    """One option at a time over several values."""
+class Sweep(Schema):
+    """One option at a time over several values; any option of the model may be added."""
 
     guidance_scale: Annotated[list[Finite], Field(min_length=1), "a list of numbers, for instance [1,2,4]"] | None
     num_steps: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [8,16,32]"] | None
@@ -274,17 +274,22 @@ def check_options(module: Any, options: dict[str, Any], where: str = "") -> None
     Args:
         where: what stands before an option's name on the command line, for instance `options.`.
     """
-    known, anything = arguments(type(module).sample)
-    known = {name: kind for name, kind in known.items() if name not in ("conditions", "seeds", "on_step")}
+    known = known_options(module)
     stages = list(getattr(module, "stages", {}))
     for name, value in options.items():
-        if name not in known and not anything:
+        if name not in known:
             raise ValueError(f"{where}{name}={shown(value)}: {takes('this model', name, known)}")
         wrong = [key for key in value if key not in stages] if isinstance(value, dict) and "_target_" not in value else []
         if wrong:
             there = f"its stages are {', '.join(stages)}" if stages else "it has no stages, give one number"
             raise ValueError(f"{where}{name}={shown(value)}: the model has no stage {wrong[0]!r}; {there}")
-    check_values(known, {name: value for name, value in options.items() if name in known}, where)
+    check_values(known, options, where)
+
+
+def known_options(module: Any) -> dict[str, Any]:
+    """{option: annotation} of what a model's sample() names beside the request and the seeds."""
+    known, _ = arguments(type(module).sample)
+    return {name: annotation for name, annotation in known.items() if name not in ("request", "seeds")}
 
 
 def known_data(names: list[str] | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from contracts import Request
 from datamodules.class_files import FORMATS
 from runtime.build import check_targets, instantiate
 from runtime.checkpoint import load_module
@@ -95,12 +96,11 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step=*.ckpt")
     module, _, info = load_module(checkpoint)
     assert info["weights"] == "ema" and info["step"] == 1
-    if (conditions := module.example_conditions()) == 0:  # it draws nothing, and says so
+    if not module.example_request().n:  # it draws nothing, and says so
         assert module.sampling_refusal() and not (tmp_path / "run" / "samples").exists()
         return
-    one = 1 if isinstance(conditions, int) else conditions[:1]
     options = {} if module.conditioning == "none" else {"num_steps": 1}
-    image = module.sample(one, seeds=[0], **options)
+    image = module.sample(module.example_request().take([0]), seeds=[0], **options)
     shape = (1, cfg.data.get("channels", 3), cfg.data.image_size, cfg.data.image_size)
     assert image.shape == shape and image.isfinite().all()
 
@@ -149,4 +149,4 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
         trained = {key for key in metrics if key.startswith("train/loss_")}
         assert trained == {f"train/loss_{n}" for n in (cfg.model.train_stages or cfg.model.stages)}
     module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")))[0]
-    assert module.sample(["a red circle"], seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
+    assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)

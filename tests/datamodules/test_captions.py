@@ -14,7 +14,7 @@ from datamodules.base import to_model_range
 from datamodules.caption_sources import Sample
 from datamodules.captions import CaptionsDataModule, split_by_name
 from datamodules.decode import load_square
-from evaluators.prompts import load_prompts
+from evaluation.metrics.prompt_set import load_prompts
 
 
 def make(root: Path, **arguments) -> CaptionsDataModule:

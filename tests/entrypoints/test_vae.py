@@ -74,10 +74,10 @@ def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
 def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, place: Path) -> None:
     lines = sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "n=3", "+options.mode=sample"])
     assert [line["seed"] for line in lines] == [0, 1, 2]
-    with pytest.raises(ValueError, match="it has no num_steps, only mode and temperature"):
+    with pytest.raises(ValueError, match="num_steps=.*: this model takes no 'num_steps'. It takes mode, temperature"):
         sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "num_steps=3"])
     judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
-              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+              "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]
     (result,) = evaluate.main([f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'evaluation'}"])
     metrics = result["splits"]["test"]["metrics"]
     bounds = [metrics[name]["value"] for name in ("elbo_nats", "iwae_5_nats", "iwae_60_nats")]
@@ -92,7 +92,7 @@ def test_other_data_is_less_likely_and_more_importance_samples_bind_tighter(trai
         raw = file.read_bytes()
         file.write_bytes(raw[:16] + bytes(255 - b for b in raw[16:]))
     judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
-              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+              "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]
     common = [f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'strangers'}"]
     (result,) = evaluate.main([*common, "other_data=[mnist]", "importance_samples=[2,100]"])
     split = result["splits"]["test"]

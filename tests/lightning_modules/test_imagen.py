@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from contracts import Request
 from diffusion.denoiser import make_denoiser
 from diffusion.samplers import ddim, ddpm
 from diffusion.schedules import CosineSchedule
@@ -17,6 +18,10 @@ from networks.text import BagOfWords, TextEmbedding
 from networks.unet import UNet
 
 PROMPTS = ["a red circle", "two blue squares left of a green one", "", "a red circle"]
+
+
+def asked(texts: list[str]) -> Request:
+    return Request(len(texts), texts=texts)
 
 
 def make_stage(size: int, lowres: int | None = None, **kwargs) -> DiffusionStage:
@@ -59,36 +64,36 @@ def batch(n: int = 4, size: int = 16) -> dict:
 
 def test_a_sample_depends_on_its_prompt_and_seed_only():
     module, seeds = make_imagen(), [5, 6, 7, 8]
-    together = module.sample(PROMPTS, seeds=seeds)
+    together = module.sample(asked(PROMPTS), seeds=seeds)
     assert together.shape == (4, 3, 16, 16) and together.abs().max() <= 1
     for i in (0, 2):
-        torch.testing.assert_close(module.sample([PROMPTS[i]], seeds=[seeds[i]])[0], together[i], rtol=0, atol=2e-4)
-    turned = module.sample(PROMPTS[::-1], seeds=seeds[::-1])
+        torch.testing.assert_close(module.sample(asked([PROMPTS[i]]), seeds=[seeds[i]])[0], together[i], rtol=0, atol=2e-4)
+    turned = module.sample(asked(PROMPTS[::-1]), seeds=seeds[::-1])
     torch.testing.assert_close(turned.flip(0), together, rtol=0, atol=2e-4)
     assert (together[0] - together[3]).abs().max() > 0.05  # same prompt, other seed
 
 
 def test_ancestral_noise_is_per_image_too():
     module = make_imagen()
-    both = module.sample(PROMPTS[:2], seeds=[1, 2], sampler=functools.partial(ddpm), stages=["base"])
-    one = module.sample(PROMPTS[1:2], seeds=[2], sampler=functools.partial(ddpm), stages=["base"])
+    both = module.sample(asked(PROMPTS[:2]), seeds=[1, 2], sampler=functools.partial(ddpm), stages=["base"])
+    one = module.sample(asked(PROMPTS[1:2]), seeds=[2], sampler=functools.partial(ddpm), stages=["base"])
     torch.testing.assert_close(one[0], both[1], rtol=0, atol=2e-4)
 
 
 def test_swapping_captions_changes_the_pictures():
     module = make_imagen()
-    a = module.sample(["a red circle", "two blue squares"], seeds=[1, 1])
-    b = module.sample(["two blue squares", "a red circle"], seeds=[1, 1])
+    a = module.sample(asked(["a red circle", "two blue squares"]), seeds=[1, 1])
+    b = module.sample(asked(["two blue squares", "a red circle"]), seeds=[1, 1])
     assert (a[0] - a[1]).abs().max() > 0.01
     torch.testing.assert_close(a.flip(0), b, rtol=0, atol=2e-4)
 
 
 def test_a_single_guidance_scale_is_the_base_stages():
     module, options = make_imagen(), dict(seeds=[3])
-    base = module.sample(["a red circle"], guidance_scale=4.0, stages=["base"], **options)
-    by_hand = module.sample(["a red circle"], lowres=base, stages=["up"], **options)
-    torch.testing.assert_close(module.sample(["a red circle"], guidance_scale=4.0, **options), by_hand)
-    both = module.sample(["a red circle"], guidance_scale={"base": 4.0, "up": 4.0}, **options)
+    base = module.sample(asked(["a red circle"]), guidance_scale=4.0, stages=["base"], **options)
+    by_hand = module.sample(asked(["a red circle"]), lowres=base, stages=["up"], **options)
+    torch.testing.assert_close(module.sample(asked(["a red circle"]), guidance_scale=4.0, **options), by_hand)
+    both = module.sample(asked(["a red circle"]), guidance_scale={"base": 4.0, "up": 4.0}, **options)
     assert (both - by_hand).abs().max() > 1e-3
 
 
@@ -111,10 +116,10 @@ def test_guidance_1_is_the_conditional_model_and_an_empty_prompt_the_uncondition
     conditional = stage_sample_by_hand(module, "a red circle", True)
     unconditional = stage_sample_by_hand(module, "a red circle", False)
     assert (conditional - unconditional).abs().max() > 0.01
-    torch.testing.assert_close(module.sample(["a red circle"], guidance_scale=1.0, **options), conditional)
-    torch.testing.assert_close(module.sample(["a red circle"], guidance_scale=0.0, **options), unconditional)
+    torch.testing.assert_close(module.sample(asked(["a red circle"]), guidance_scale=1.0, **options), conditional)
+    torch.testing.assert_close(module.sample(asked(["a red circle"]), guidance_scale=0.0, **options), unconditional)
     for scale in (1.0, 5.0):
-        empty = module.sample([""], guidance_scale=scale, **options)
+        empty = module.sample(asked([""]), guidance_scale=scale, **options)
         torch.testing.assert_close(empty, unconditional, rtol=0, atol=1e-4)
 
 
@@ -180,17 +185,17 @@ def test_reduce_and_enlarge():
 def test_refusals_are_one_clear_line():
     module = make_imagen(trained=False)
     with pytest.raises(ValueError, match=r"stage 'base' is not trained.*train_stages=\[base\]"):
-        module.sample(["a"], seeds=[0])
+        module.sample(asked(["a"]), seeds=[0])
     module.stages["base"].images_trained += 1
-    assert module.sample(["a"], seeds=[0], stages=["base"]).shape[-1] == 8
+    assert module.sample(asked(["a"]), seeds=[0], stages=["base"]).shape[-1] == 8
     with pytest.raises(ValueError, match="stage 'up' is not trained"):
-        module.sample(["a"], seeds=[0])
+        module.sample(asked(["a"]), seeds=[0])
     with pytest.raises(ValueError, match="no stage 'top', only base, up"):
-        module.sample(["a"], seeds=[0], stages=["top"])
+        module.sample(asked(["a"]), seeds=[0], stages=["top"])
     with pytest.raises(ValueError, match="2 seeds for 1 prompts"):
-        make_imagen().sample(["a"], seeds=[0, 1])
+        make_imagen().sample(asked(["a"]), seeds=[0, 1])
     with pytest.raises(ValueError, match="give lowres"):
-        make_imagen().sample(["a"], seeds=[0], stages=["up"])
+        make_imagen().sample(asked(["a"]), seeds=[0], stages=["up"])
     with pytest.raises(ValueError, match="train_stages: there is no stage 'sr'"):
         make_imagen(train_stages=["sr"])
     with pytest.raises(ValueError, match="lowres_size=4, but the stage before it gives 8"):
@@ -348,7 +353,7 @@ def trained(**kwargs) -> Imagen:
 
 def test_stages_are_drawn_in_order_each_from_the_one_below_under_its_own_name():
     module, sampler = trained(), object()
-    image = module.sample(["a b", ""], seeds=[4, 9], sampler=sampler, threshold="static", aug_level=0.2, num_steps=6)
+    image = module.sample(asked(["a b", ""]), seeds=[4, 9], sampler=sampler, threshold="static", aug_level=0.2, num_steps=6)
     assert image.shape == (2, 3, 32, 32)
     text, mask, keep = module.embed(["a b", ""])
     for (name, stage), below in zip(module.stages.items(), (None, 0.08, 0.16)):
@@ -362,13 +367,13 @@ def test_stages_are_drawn_in_order_each_from_the_one_below_under_its_own_name():
 
 def test_numbers_for_one_stage_reach_that_stage():
     module, names = trained(), ("small", "middle", "large")
-    module.sample(["a"], seeds=[0], num_steps={"middle": 3, "large": 5}, guidance_scale={"small": 2.0, "large": 0.0})
+    module.sample(asked(["a"]), seeds=[0], num_steps={"middle": 3, "large": 5}, guidance_scale={"small": 2.0, "large": 0.0})
     assert [module.stages[n].given["num_steps"] for n in names] == [None, 3, 5]
     assert [module.stages[n].given["guidance_scale"] for n in names] == [2.0, None, 0.0]
-    module.sample(["a"], seeds=[0], guidance_scale=7.0)
+    module.sample(asked(["a"]), seeds=[0], guidance_scale=7.0)
     assert [module.stages[n].given["guidance_scale"] for n in names] == [7.0, None, None]
     lowres = torch.zeros(1, 3, 8, 8)
-    assert module.sample(["a"], seeds=[0], stages=["middle"], lowres=lowres, guidance_scale=3.0).shape[-1] == 16
+    assert module.sample(asked(["a"]), seeds=[0], stages=["middle"], lowres=lowres, guidance_scale=3.0).shape[-1] == 16
     assert module.stages["middle"].given["guidance_scale"] == 3.0 and module.stages["middle"].given["lowres"] is lowres
 
 
@@ -379,7 +384,7 @@ def test_sampling_is_refused_for_a_stage_that_saw_no_image():
     assert "stage 'large' is not trained" in module.sampling_refusal()
     assert module.sampling_refusal(["small", "middle"]) is None
     with pytest.raises(ValueError, match="stage 'large' is not trained"):
-        module.sample(["a"], seeds=[0])
+        module.sample(asked(["a"]), seeds=[0])
 
 
 def test_a_cascade_begins_at_a_base_and_each_stage_at_the_one_below():
@@ -408,7 +413,7 @@ def test_a_checkpoint_carries_counters_and_the_encoders_identity():
 
 
 def test_grids_show_the_prompts_of_the_configuration():
-    assert assembled(example_prompts=("a cat", "")).example_conditions() == ["a cat", ""]
+    assert assembled(example_prompts=("a cat", "")).example_request() == asked(["a cat", ""])
 
 
 @pytest.mark.slow
@@ -426,6 +431,6 @@ def test_two_colours_are_learned():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    drawn = module.eval().sample(["red", "blue"] * 4, seeds=list(range(8)), num_steps=10)
+    drawn = module.eval().sample(asked(["red", "blue"] * 4), seeds=list(range(8)), num_steps=10)
     for image, name in zip(drawn, ["red", "blue"] * 4):
         assert (image.mean((1, 2)) - colours[name]).abs().max() < 0.25

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional as F
 
+from contracts import Request
 from diffusion.random import keyed_generators, keyed_randn
 from lightning_modules.vae import VAE
 from networks.autoencoder import MLPDecoder, MLPEncoder
@@ -219,7 +220,7 @@ def test_every_likelihood_trains_and_says_what_its_numbers_are(word: str) -> Non
     assert set(bounds) == {f"elbo_{unit}", f"iwae_3_{unit}"}
     assert all(value.shape == (4,) and value.isfinite().all() for value in bounds.values())
     for mode in ("mean", "sample"):
-        drawn = module.sample(2, seeds=[0, 1], mode=mode)
+        drawn = module.sample(Request(2), seeds=[0, 1], mode=mode)
         assert drawn.shape == (2, 1, 28, 28) and drawn.abs().max() <= 1
 
 
@@ -239,24 +240,24 @@ def test_likelihoods_are_computed_in_full_precision_under_autocast(good: VAE) ->
 
 def test_image_i_is_drawn_from_its_own_seed(good: VAE) -> None:
     for mode in ("mean", "sample"):
-        whole = good.sample(5, seeds=[3, 1, 4, 1, 5], mode=mode)
+        whole = good.sample(Request(5), seeds=[3, 1, 4, 1, 5], mode=mode)
         assert whole.shape == (5, 1, SIZE, SIZE) and not whole.requires_grad
-        torch.testing.assert_close(whole[2:3], good.sample(1, seeds=[4], mode=mode), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole[2:3], good.sample(Request(1), seeds=[4], mode=mode), atol=1e-5, rtol=1e-4)
         assert torch.equal(whole[1], whole[3]) and not torch.equal(whole[0], whole[1])
     assert set(whole.unique().tolist()) == {-1.0, 1.0}, "black and white pixels are drawn"
-    cold = good.sample(3, seeds=[0, 1, 2], temperature=0)
+    cold = good.sample(Request(3), seeds=[0, 1, 2], temperature=0)
     torch.testing.assert_close(cold[0], cold[2])
     for bad, words in (({"mode": "median"}, "mode='median': choose one of mean, sample"), ({"temperature": -1}, "-1"),
                        ({"num_steps": 5}, "it has no num_steps")):
         with pytest.raises(ValueError, match=words):
-            good.sample(1, seeds=[0], **bad)
+            good.sample(Request(1), seeds=[0], **bad)
 
 
 def test_drawn_pixels_have_the_mean_that_is_shown() -> None:
     module = vae().eval()
     seeds = list(range(4000))
-    shown = module.sample(4000, seeds=seeds).mean(0)
-    drawn = module.sample(4000, seeds=seeds, mode="sample").mean(0)
+    shown = module.sample(Request(4000), seeds=seeds).mean(0)
+    drawn = module.sample(Request(4000), seeds=seeds, mode="sample").mean(0)
     assert (shown - drawn).abs().max() < 5 / math.sqrt(4000)
 
 
@@ -385,7 +386,7 @@ def test_the_order_in_which_importance_samples_are_named_changes_nothing() -> No
 def test_pixels_are_drawn_from_other_numbers_than_latents() -> None:
     module, seen = vae().eval(), []
     module.pixels.sample = lambda params, noise: seen.append(noise) or params
-    module.sample(3, seeds=[4, 5, 6], mode="sample")
+    module.sample(Request(3), seeds=[4, 5, 6], mode="sample")
     of_latents = [torch.rand(1, SIZE, SIZE, generator=g) for g in keyed_generators([4, 5, 6], "vae sample")]
     assert not torch.isclose(seen[0], torch.stack(of_latents)).any()
     assert seen[0].min() >= 0 and seen[0].max() < 1 and not torch.equal(seen[0][0], seen[0][1])

@@ -22,19 +22,19 @@ from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 
 # Names that have no business in a stranger's file. The first ones ran a shell command, or wrote a file, once.
 HOSTILE_NAMES: list[Any] = [
-    "evaluators.results.write_atomically", "networks.text.open_clip.locate_checkpoint",
-    "torch.nn.attention._fa3._fa3_import_module", "evaluators.card.Card.save", "evaluators.card.Card",
+    "evaluation.output.write_atomically", "networks.text.open_clip.locate_checkpoint",
+    "torch.nn.attention._fa3._fa3_import_module", "evaluation.metrics.card.Card.save", "evaluation.metrics.card.Card",
     "datamodules.class_files.download", "datamodules.class_files.load", "datamodules.class_files.read_pickle",
-    "files.write_text", "files.write_json", "files.read_bytes", "evaluators.results.write_report",
-    "evaluators.results.write_result", "evaluators.samples.SampleStore", "evaluators.feature_cache.FeatureCache",
+    "files.write_text", "files.write_json", "files.read_bytes", "evaluation.output.write_report",
+    "evaluation.output.write_result", "evaluation.sample_store.SampleStore", "evaluation.extractors.feature_cache.FeatureCache",
     "networks.text.store.EmbeddingStore", "networks.text.store.write_at", "networks.text.hub.locate",
-    "networks.text.hub.wanted_files", "evaluators.extractors.weights.find_weights", "evaluators.folder.read_folder",
-    "evaluators.extractors.inception.load_inception", "callbacks.film.write_film", "datamodules.manifest.build_manifest",
+    "networks.text.hub.wanted_files", "evaluation.extractors.weights.find_weights", "evaluation.image_files.read_folder",
+    "evaluation.extractors.inception.load_inception", "callbacks.film.write_film", "datamodules.manifest.build_manifest",
     "datamodules.check.main", "scenes.contact_sheet.main", "scenes.contact_sheet", "runtime.export.export",
     "runtime.checkpoint.start_from", "runtime.run_dir.sweep", "runtime.run_dir.point_latest", "runtime.cli.sweep",
     "runtime.checkpoint_io.read", "runtime.checkpoint_io.sha256", "runtime.build.instantiate", "runtime.places.remember",
     "runtime.checkpoint.os.system", "datamodules.decode.Image.open", "networks.text.cache.os.remove",
-    "networks.text.cache.Path.unlink", "evaluators.clip.logging.Logger", "diffusion.samplers.torch.load",
+    "networks.text.cache.Path.unlink", "evaluation.extractors.clip_towers.logging.Logger", "diffusion.samplers.torch.load",
     "os.system", "os.popen", "posix.system", "subprocess.Popen", "subprocess.run", "shutil.rmtree", "builtins.eval",
     "builtins.exec", "builtins.open", "builtins.__import__", "importlib.import_module", "runpy.run_path", "pickle.loads",
     "pathlib.Path", "pathlib.Path.unlink", "torch.load", "torch.save", "torch.hub.load", "torch.jit.load",
@@ -50,8 +50,8 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
     "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
-    "rng.keyed.keyed_generators", "evaluators.features.file_sha256", "evaluators.features.Frozen",
-    "evaluators.text._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
+    "rng.keyed.keyed_generators", "evaluation.extractors.base.file_sha256", "evaluation.extractors.base.Frozen",
+    "evaluation.metrics.clip_score._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
     "networks.unet.UNet\n", " networks.unet.UNet", "networks.unet.\u0055\u0301Net", "../networks.unet.UNet", "networks.unet:UNet",
     "NETWORKS.unet.UNet", "networks.no_such_file.Net", "networks.text", "networks." + "a." * 500 + "B", "", ".", "a" * 10**5,
@@ -80,7 +80,7 @@ HOSTILE_NODES: dict[str, Any] = {
     "a checkpoint bound": {"_target_": "runtime.checkpoint.load_module", "_partial_": True, "ckpt": "imagen-scenes"},
     "a datamodule in part": {"_target_": "datamodules.points.PointsDataModule", "_partial_": True},
     "a callback in part": {"_target_": "callbacks.samples.SampleGrid", "_partial_": True},
-    "an extractor in part": {"_target_": "evaluators.extractors.lite0.EfficientNetLite0", "_partial_": True},
+    "an extractor in part": {"_target_": "evaluation.extractors.lite0.EfficientNetLite0", "_partial_": True},
     "text that is resolved twice": {**UNET, "upsample": "${oc.env:HOME_SECRET}"},
     "a name that is resolved twice": {**UNET, "_target_": "${oc.env:HOME_SECRET}"},
     "too wide": {**UNET, "dim": 10**7},
@@ -122,7 +122,7 @@ def test_a_foreign_node_is_refused_in_one_line(what: str, canary: Canary) -> Non
 def test_the_gadget_that_ran_a_shell_command_is_refused(canary: Canary) -> None:  # noqa: F811
     """Word for word: a function of ours writes a module, then torch imports it."""
     write = {
-        "_target_": "evaluators.results.write_atomically",
+        "_target_": "evaluation.output.write_atomically",
         "path": {"_target_": "networks.text.open_clip.locate_checkpoint", "name": "x", "pretrained": str(canary.victim)},
         "text": f"open({str(canary.fired)!r}, 'w')",
     }
@@ -199,14 +199,14 @@ datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
 diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
 diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
-evaluators.alignment.SceneAlignment evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy
-evaluators.clip.CLIP evaluators.extractors.classifier.Classifier evaluators.extractors.dinov2.DINOv2
-evaluators.extractors.inception.InceptionV3 evaluators.extractors.lite0.EfficientNetLite0
-evaluators.extractors.open_clip.OpenCLIP evaluators.frechet.FrechetDistance evaluators.frechet.FrechetInfinity
-evaluators.inception_score.InceptionScore evaluators.kernel.CMMD evaluators.kernel.KernelDistance
-evaluators.likelihood.Likelihood evaluators.memorisation.Memorisation evaluators.modes.ModeCoverage evaluators.prdc.PRDC
-evaluators.reconstruction.Lpips evaluators.reconstruction.Reconstruction evaluators.sliced.SlicedWasserstein
-evaluators.stacked.StackedModes evaluators.text.CLIPScore evaluators.text.RPrecision
+evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard evaluation.metrics.class_accuracy.ClassAccuracy
+evaluation.extractors.clip_towers.CLIP evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.dinov2.DINOv2
+evaluation.extractors.inception.InceptionV3 evaluation.extractors.lite0.EfficientNetLite0
+evaluation.extractors.open_clip.OpenCLIP evaluation.metrics.frechet.FrechetDistance evaluation.metrics.frechet.FrechetInfinity
+evaluation.metrics.inception_score.InceptionScore evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.KernelDistance
+evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC
+evaluation.metrics.reconstruction.Lpips evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
+evaluation.metrics.stacked_digits.StackedModes evaluation.metrics.clip_score.CLIPScore evaluation.metrics.clip_score.RPrecision
 lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.classifier.Classifier
 lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stage.DiffusionStage lightning_modules.vae.VAE
 networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
