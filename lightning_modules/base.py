@@ -102,8 +102,15 @@ class GenerativeModule(pl.LightningModule):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Losses of a validation batch; the caller weighs them by the batch's images."""
+        """Values of a validation batch, of any shape, each a mean over its images."""
         return self.losses(batch)
+
+    def validation_summary(self, means: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Scalars to log, from the means of ``validation_step``'s values over all `images` of the validation set.
+
+        A value that is no mean over images is computed here: computed per batch, it would depend on the batch size.
+        """
+        return means
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.param_groups())

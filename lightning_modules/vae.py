@@ -13,6 +13,7 @@ from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae
 from objectives.pixels import dequantise
+from objectives.processes import mean_over_processes
 
 MODES = ("mean", "sample")
 STREAMED = 50  # importance samples that an image draws at once: fixed, so that no batch size changes the noise
@@ -101,6 +102,10 @@ class VAE(GenerativeModule):
 
         Raises: ValueError for images that the likelihood is none of.
         """
+        return self._losses(batch)[0]
+
+    def _losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """`losses`, and of q(z | x) the means (B, d) and the KL of each dimension (B, d)."""
         image = self._pixels_of(batch)
         mean, log_var = self.encode(image)
         eps = keyed_randn(batch["seed"], (self.importance_samples, self.latent_dim), "vae", device=image.device)
@@ -111,23 +116,42 @@ class VAE(GenerativeModule):
         found = {"elbo": distortion + rate, "distortion": distortion}
         if self.importance_samples == 1:
             weight = self.beta * elbo.kl_warmup(self.images_seen, self.kl_warmup_images)
-            loss = distortion + weight * elbo.free_bits(kl, self.free_bits_nats)
+            # Processes may validate different numbers of batches, so they meet in training only.
+            whole = mean_over_processes(kl.mean(0)) if self.training and self.free_bits_nats else None
+            loss = distortion + weight * elbo.free_bits(kl, self.free_bits_nats, whole)
         else:
             log_w = iwae.log_weights(log_p, z, mean, log_var, self.dreg)
             loss = iwae.dreg_loss(log_w, z) if self.dreg else iwae.iwae_loss(log_w)
             found[f"iwae_{self.importance_samples}"] = loss
-        return {"loss": loss, **{f"{name}_{self._unit}": v for name, v in found.items()}, "rate_nats": rate}
+        losses = {"loss": loss, **{f"{name}_{self._unit}": v for name, v in found.items()}, "rate_nats": rate}
+        return losses, mean, kl
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The losses and ``active_units``, counted in each batch; says once if the posterior has collapsed."""
-        losses = self.losses(batch)
-        mean, _ = self.encode(batch["image"])
-        if len(mean) == 1:  # which has no variance
-            return losses
-        active = elbo.active_units(mean, ACTIVE_VARIANCE).sum()
-        if batch_idx == 0 and not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
-            self._warned = self._say_collapse(float(losses["rate_nats"]), int(active))
-        return losses | {"active_units": active.to(losses["loss"].dtype)}
+        """The losses, and per latent dimension (d,) what ``validation_summary`` needs."""
+        losses, mean, kl = self._losses(batch)
+        mean, kl = mean.double(), kl.double()
+        return losses | {"kl": kl.mean(0), "mean": mean.mean(0), "mean_square": mean.square().mean(0)}
+
+    def validation_summary(self, means: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """The losses and ``active_units`` over all validation images; warns once if the posterior has collapsed.
+
+        ``loss`` has the rate's final weight, not that of the warm-up, so that it is a function of the weights alone.
+        """
+        values = {name: value for name, value in means.items() if name not in ("kl", "mean", "mean_square")}
+        if self.importance_samples == 1:
+            rate = elbo.free_bits(means["kl"][None], self.free_bits_nats)
+            values["loss"] = means[f"distortion_{self._unit}"] + self.beta * rate
+        if images > 1:  # one image has no variance
+            variance = (means["mean_square"] - means["mean"].square()) * images / (images - 1)
+            active = values["active_units"] = (variance > ACTIVE_VARIANCE).sum()
+            if not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
+                self._warned = self._say_collapse(float(means["rate_nats"]), int(active))
+        return values
+
+    def setup(self, stage: str) -> None:
+        """Raises: ValueError where accumulated batches would change the objective, which is not linear in images."""
+        if self.trainer.accumulate_grad_batches > 1:
+            check_accumulation(self.pixels.of_the_batch, self.free_bits_nats)
 
     def _say_collapse(self, rate: float, active: int) -> bool:
         collapsed = not active or rate < COLLAPSED_NATS
@@ -247,6 +271,17 @@ class VAE(GenerativeModule):
             "mutual_information_nats": information,
             "aggregate_kl_nats": float(per_dim.sum()) - information,
         }
+
+
+def check_accumulation(likelihood_of_the_batch: bool, free_bits_nats: float) -> None:
+    """Raises ValueError, naming the setting, for an objective of the whole batch, which several parts do not add up to."""
+    if likelihood_of_the_batch:
+        what, other = "likelihood=gaussian_optimal takes its variance", "choose likelihood=gaussian"
+    elif free_bits_nats:
+        what, other = f"model.free_bits_nats={free_bits_nats} takes its mean", "set model.free_bits_nats=0"
+    else:
+        return
+    raise ValueError(f"trainer.accumulate is above 1, and {what} over the whole batch: set trainer.accumulate=1, or {other}")
 
 
 def check_arguments(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from objectives.processes import mean_over_processes
 from objectives.univariate import (
     at_least_float32,
     draw_level,
@@ -34,6 +35,7 @@ class PixelLikelihood(nn.Module):
     """
 
     density = False
+    of_the_batch = False  # whether log_prob of an image, in training, depends on the other images of the batch
 
     def num_params(self, channels: int) -> int:
         """Channels that the decoder must give for images of `channels`."""
@@ -117,9 +119,9 @@ class Gaussian(PixelLikelihood):
     """Pixels around params with one variance for all; a density, its normaliser included.
 
     Args:
-        variance: `learned` (a parameter, started at 0.1); `optimal` (the mean squared error of the batch in training,
-            which is where the likelihood is greatest; a running mean of it, kept with the weights, otherwise); or a
-            positive number.
+        variance: `learned` (a parameter, started at 0.1); `optimal` (in training, the mean squared error of the
+            batch over all processes, where the likelihood is greatest; otherwise a running mean of it, kept with the
+            weights); or a positive number.
 
     Raises: ValueError for another variance.
     Source: Rybkin et al. 2021 (sigma-VAE), one shared variance, learned and in closed form
@@ -133,6 +135,7 @@ class Gaussian(PixelLikelihood):
         if self.variance_kind == "learned":
             self.log_variance = nn.Parameter(torch.tensor(math.log(0.1)))
         elif self.variance_kind == "optimal":
+            self.of_the_batch = True
             self.register_buffer("running_variance", torch.tensor(0.1))
             self.register_buffer("batches", torch.tensor(0))
         elif self.variance_kind == "fixed" and math.isfinite(variance) and variance > 0:
@@ -162,7 +165,7 @@ class Gaussian(PixelLikelihood):
     @torch.no_grad()
     def _optimal(self, squared: Tensor) -> Tensor:
         """The batch's mean squared error, without gradient: where the likelihood is greatest it has none."""
-        variance = squared.mean().clamp(min=MIN_VARIANCE)
+        variance = mean_over_processes(squared.mean()).clamp(min=MIN_VARIANCE)
         self.batches += 1
         weight = (1 / self.batches).clamp(min=0.01)  # a plain mean of the first hundred batches, then exponential
         self.running_variance.lerp_(variance.to(self.running_variance), weight.to(self.running_variance))
