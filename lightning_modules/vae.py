@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.denoiser import full_precision
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae
 from objectives.pixels import dequantise
+from objectives.precision import full_precision
 from objectives.processes import mean_over_processes
 
 MODES = ("mean", "sample")

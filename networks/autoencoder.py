@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.classifier import Block
+from networks.classifier import ResidualBlock
 from networks.resample import Upsample, downsample
 
 GROUPS = 8  # of every group normalisation; channels are a multiple
@@ -84,7 +84,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, channels=channels, out_dim=out_dim)
-        dims = checked_dims(dims)
+        dims = checked_dims(dims, GROUPS)
         side = sides(image_size, len(dims))[-1]
         self.down = nn.ModuleList(downsample(a, b) for a, b in zip((channels, *dims), dims))
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, dim) for dim in dims)
@@ -128,7 +128,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         check_latent_dim(latent_dim)
         check_positive(image_size=image_size, out_channels=out_channels)
-        dims = checked_dims(dims)
+        dims = checked_dims(dims, GROUPS)
         side, *self.sides = sides(image_size, len(dims))[::-1]
         self.shape = (dims[0], side, side)
         self.stem = nn.Linear(latent_dim, dims[0] * side**2)
@@ -154,7 +154,7 @@ def mlp(dim_in: int, hidden: Sequence[int], dim_out: int) -> nn.Sequential:
 
 def residual(dim: int, count: int) -> nn.Sequential:
     """`count` residual blocks, each starting as the identity."""
-    return nn.Sequential(*(Block(dim, dim) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(dim, dim) for _ in range(count)))
 
 
 def sides(image_size: int, halvings: int) -> list[int]:
@@ -178,9 +178,11 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
-def checked_dims(dims: Sequence[int]) -> tuple[int, ...]:
-    """Channels per resolution as a tuple; raises ValueError for none, or what is no multiple of the groups."""
-    dims = tuple(dims)
-    if not dims or any(dim < 1 or dim % GROUPS for dim in dims):
-        raise ValueError(f"dims={list(dims)} must be one or more multiples of {GROUPS}, the groups of normalisation")
-    return dims
+def checked_dims(dims: Sequence[int], groups: int = 1) -> tuple[int, ...]:
+    """Channels per resolution as a tuple; raises ValueError for none, one below 1, or one that `groups` do not divide."""
+    if groups > 1 and (not dims or any(dim < 1 or dim % groups for dim in dims)):
+        raise ValueError(f"dims={list(dims)} must be one or more multiples of {groups}, the groups of normalisation")
+    if not dims:
+        raise ValueError(f"dims={list(dims)} must name the channels of at least one resolution")
+    check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
+    return tuple(dims)

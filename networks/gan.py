@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from networks.autoencoder import check_latent_dim, check_positive, sides
+from networks.autoencoder import check_latent_dim, check_positive, checked_dims, sides
 from networks.resample import Upsample, equal_sub_pixels
 
 NORMS = ("batch", "layer", "none")
@@ -281,14 +281,6 @@ def leaky_layers(dim_in: int, hidden: Sequence[int]) -> tuple[nn.Sequential, int
     widths = (dim_in, *hidden)
     layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.LeakyReLU(SLOPE))]
     return nn.Sequential(*layers), widths[-1]
-
-
-def checked_dims(dims: Sequence[int]) -> tuple[int, ...]:
-    """Channels per resolution as a tuple; raises ValueError for none, or one below 1."""
-    if not dims:
-        raise ValueError(f"dims={list(dims)} must name the channels of at least one resolution")
-    check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
-    return tuple(dims)
 
 
 def check_label(label: Tensor | None, num_classes: int | None) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.autoencoder import check_latent_dim, check_positive, sides
-from networks.gan import SLOPE, check_label, checked_dims
+from networks.autoencoder import check_latent_dim, check_positive, checked_dims, sides
+from networks.gan import SLOPE, check_label
 from networks.resample import mean_of_4
 
 EXPANSION = 2  # a bottleneck's inner channels per outer channel

@@ -9,10 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.autoencoder import check_positive
-from networks.gan import (
-    ConditionalBatchNorm, GrowingGenerator, ProjectionHead, checked_dims, initialise, spectral_normalise,
-)  # fmt: skip
+from networks.autoencoder import check_positive, checked_dims
+from networks.gan import ConditionalBatchNorm, GrowingGenerator, ProjectionHead, initialise, spectral_normalise
 from networks.resample import Upsample, mean_of_4
 
 xavier = nn.init.xavier_uniform_

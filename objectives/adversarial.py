@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from objectives.precision import full_precision
 
 
 class AdversarialLoss(NamedTuple):
@@ -32,7 +33,7 @@ def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Goodfellow et al. 2014, eq. 1
     """
-    return softplus(-precise(real)).mean() + softplus(precise(fake)).mean()
+    return softplus(-full_precision(real)).mean() + softplus(full_precision(fake)).mean()
 
 
 def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -44,7 +45,7 @@ def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
     Source: Goodfellow et al. 2014, eq. 1 and section 3
     """
-    return -softplus(precise(fake)).mean()
+    return -softplus(full_precision(fake)).mean()
 
 
 def non_saturating_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -52,7 +53,7 @@ def non_saturating_generator(fake: Tensor, real: Tensor | None = None) -> Tensor
 
     Source: Goodfellow et al. 2014, section 3
     """
-    return softplus(-precise(fake)).mean()
+    return softplus(-full_precision(fake)).mean()
 
 
 def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Mao et al. 2017 (LSGAN), eq. 9
     """
-    return 0.5 * (precise(real) - 1).square().mean() + 0.5 * precise(fake).square().mean()
+    return 0.5 * (full_precision(real) - 1).square().mean() + 0.5 * full_precision(fake).square().mean()
 
 
 def least_squares_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -68,7 +69,7 @@ def least_squares_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
     Source: Mao et al. 2017 (LSGAN), eq. 9
     """
-    return 0.5 * (precise(fake) - 1).square().mean()
+    return 0.5 * (full_precision(fake) - 1).square().mean()
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Lim and Ye 2017; Miyato et al. 2018 (SNGAN), eq. 16
     """
-    return relu(1 - precise(real)).mean() + relu(1 + precise(fake)).mean()
+    return relu(1 - full_precision(real)).mean() + relu(1 + full_precision(fake)).mean()
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Arjovsky et al. 2017; Gulrajani et al. 2017, eq. 3
     """
-    return precise(fake).mean() - precise(real).mean()
+    return full_precision(fake).mean() - full_precision(real).mean()
 
 
 def critic_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -92,7 +93,7 @@ def critic_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
     Source: Arjovsky et al. 2017; Miyato et al. 2018 (SNGAN), eq. 17
     """
-    return -precise(fake).mean()
+    return -full_precision(fake).mean()
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor,
 
     Where a loss fixes no boundary, it is the midpoint of the two means: 0.5 then says that scores tell nothing apart.
     """
-    real, fake = precise(real.detach()), precise(fake.detach())
+    real, fake = full_precision(real.detach()), full_precision(fake.detach())
     boundary = 0.5 * (real.mean() + fake.mean()) if loss.boundary is None else loss.boundary
     return (real > boundary).float().mean(), (fake < boundary).float().mean()
 
@@ -147,9 +148,4 @@ def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor,
 def paired_difference(first: Tensor, second: Tensor) -> Tensor:
     """first - second in full precision, row by row."""
     assert first.shape == second.shape, f"pairs of {tuple(first.shape)} and {tuple(second.shape)} scores"
-    return precise(first) - precise(second)
-
-
-def precise(scores: Tensor) -> Tensor:
-    """Scores in float64 if they were, else float32: half precision rounds a loss to two or three digits."""
-    return scores if scores.dtype == torch.float64 else scores.float()
+    return full_precision(first) - full_precision(second)

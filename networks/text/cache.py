@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from files import write_json
 from networks.text.base import TextEmbedding, TextEncoder, checked
 from networks.text.store import EmbeddingStore, caption_key
 
@@ -157,7 +158,7 @@ class CachedTextEncoder:
         try:
             self._store, self._writable = EmbeddingStore(folder), True
             if not (folder / "encoder.json").exists():  # for people: which cache is this?
-                (folder / "encoder.json").write_text(json.dumps(identity, indent=1) + "\n")
+                write_json(folder / "encoder.json", identity)
         except OSError as error:
             self._without_disk(error)
 
