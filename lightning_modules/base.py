@@ -27,8 +27,8 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
-    conditioning = "none"  # what sample() reads of a request beside its number: "none", "label" or "text"
-    averaged = ""  # what the names of the weights that callbacks.ema averages begin with; "" is all that train
+    conditioning = "none"  # what sample() reads from a request besides the number of images: "none", "label" or "text"
+    averaged = ""  # callbacks.ema averages the weights whose names begin with this; "" averages all that train
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
 
 
 def check_schedules(**schedules: Any) -> None:
-    """Raises ValueError, naming the setting, for a schedule that is no function of the step."""
+    """Raises ValueError, naming the setting, for a schedule that is not a function of the step."""
     for name, schedule in schedules.items():
         if schedule is not None and not callable(schedule):
             known = "{_target_: optimizers.schedules.WarmupDecay, total_steps: 1000}"
@@ -166,7 +166,7 @@ def check_schedules(**schedules: Any) -> None:
 
 
 def check_optimizer(optimizer: Callable[..., torch.optim.Optimizer] | None) -> None:
-    """Raises ValueError, before anything is trained, for an optimiser that cannot be made of its settings."""
+    """Raises ValueError, before training starts, for an optimiser that cannot be built with its settings."""
     if optimizer is None:
         return
     try:

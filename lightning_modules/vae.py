@@ -25,9 +25,9 @@ ACTIVE_VARIANCE = 0.01
 class VAE(GenerativeModule):
     """p(x) = ∫ p(x | z) N(z; 0, I) dz with an encoder q(z | x) = N(mean, diag exp(log_var)), trained on the ELBO.
 
-    ``elbo_nats`` and its two terms, ``distortion_nats`` and ``rate_nats``, are negative log-likelihood bounds: nats per
-    image, lower is better, beta = 1 and no free bits whatever is trained. Where the likelihood is a density of pixels
-    in [-1, 1] the names end in ``_density_nats``.
+    ``elbo_nats`` is an upper bound of -log p(x), in nats per image, so lower is better. It is the sum of
+    ``distortion_nats`` and ``rate_nats``, with beta = 1 and no free bits, whatever the training loss has. The names end
+    in ``_density_nats`` where the likelihood is a density of pixels in [-1, 1].
 
     Args:
         encoder: partial of a net (B, C, S, S) -> (B, out_dim), called with image_size, channels and out_dim.
@@ -36,7 +36,7 @@ class VAE(GenerativeModule):
         latent_dim: d, at least 1.
         beta: weight of the rate in what is trained.
         kl_warmup_images: training images over which that weight rises from 0.
-        free_bits_nats: rate per latent dimension that costs nothing.
+        free_bits_nats: rate that each latent dimension may have at no cost.
         importance_samples: k of the bound that is trained; 1 is the ELBO, above 1 the IWAE.
         dreg: train the encoder of an IWAE on the doubly reparameterised gradient.
         eval_importance_samples: every k at which ``likelihood`` gives an IWAE bound.
@@ -100,7 +100,7 @@ class VAE(GenerativeModule):
 
         Where the IWAE is trained, ``iwae_<k>_nats`` is its bound.
 
-        Raises: ValueError for images that the likelihood is none of.
+        Raises: ValueError for pixels that the likelihood does not describe.
         """
         return self._losses(batch)[0]
 
@@ -145,7 +145,7 @@ class VAE(GenerativeModule):
             variance = (means["mean_square"] - means["mean"].square()) * images / (images - 1)
             active = values["active_units"] = (variance > ACTIVE_VARIANCE).sum()
             if not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
-                self._warned = self._say_collapse(float(means["rate_nats"]), int(active))
+                self._warned = self._warn_of_collapse(float(means["rate_nats"]), int(active))
         return values
 
     def setup(self, stage: str) -> None:
@@ -153,7 +153,7 @@ class VAE(GenerativeModule):
         if self.trainer.accumulate_grad_batches > 1:
             check_accumulation(self.pixels.of_the_batch, self.free_bits_nats)
 
-    def _say_collapse(self, rate: float, active: int) -> bool:
+    def _warn_of_collapse(self, rate: float, active: int) -> bool:
         collapsed = not active or rate < COLLAPSED_NATS
         if collapsed:
             print(f"posterior collapse: {rate:.2g} nats of rate, {active} of {self.latent_dim} latents in use: "
@@ -182,7 +182,7 @@ class VAE(GenerativeModule):
         Args:
             mode: `mean` shows E[x | z], the usual picture of a VAE; `sample` draws the pixels too, as p(x) does.
             temperature: standard deviation of the latents.
-        Raises: ValueError for another mode, a negative temperature or an option that a VAE has not.
+        Raises: ValueError for another mode, a negative temperature or an option that a VAE does not have.
         """
         if others:
             raise ValueError(f"a VAE draws in one step: it has no {', '.join(others)}, only mode and temperature")
@@ -219,7 +219,7 @@ class VAE(GenerativeModule):
         All come from one stream of the largest k's importance samples, in memory that depends on no k. The ELBO
         is the mean over the stream. Noise is keyed by ``batch["seed"]``.
 
-        Raises: ValueError for images that the likelihood is none of.
+        Raises: ValueError for pixels that the likelihood does not describe.
         Source: Burda et al. 2016, eq. 8
         """
         self.pixels.check(batch["image"])

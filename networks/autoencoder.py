@@ -36,7 +36,7 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """(B, latent_dim) -> (B, out_channels, S, S) through fully connected layers with SiLU between them.
 
-    With ``hidden=()`` on both sides and squared errors the best autoencoder spans the first principal components.
+    With ``hidden=()`` on both sides and squared errors, the best autoencoder spans the first principal components.
 
     Args:
         image_size: of the data.
@@ -62,8 +62,8 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """(B, channels, S, S) -> (B, out_dim) by strided convolutions and one linear layer.
 
-    Each resolution is half the one before, rounded up: 28, 14, 7, 4. Images do not see each other: groups are
-    normalised, not batches.
+    Each resolution is half the one before, rounded up: 28, 14, 7, 4. Groups are
+    normalised, not batches, so an image does not depend on its batch.
 
     Args:
         image_size, channels: of the data; any size.
@@ -102,8 +102,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """(B, latent_dim) -> (B, out_channels, S, S) by one linear layer and steps that double the resolution.
 
-    The mirror of ``ConvEncoder``: what it rounded up is cut off again. The last step makes the image itself, which is
-    where a way of growing maps shows in the pixels.
+    The mirror of ``ConvEncoder``: it cuts off what the encoder rounded up. The last step makes the image, so the kind of
+    upsampling shows in the pixels.
 
     Args:
         image_size: of the data; any size.

@@ -39,9 +39,9 @@ def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     """E log(1 - D(G(z))), the other side of the discriminator's own game.
 
-    It saturates. Its derivative by a score s is -sigmoid(s) = -D(G(z)): where the discriminator is sure that an image
-    is fake, D(G(z)) is near 0, and the images that most need to change move least. The non-saturating loss has
-    -sigmoid(-s) = -(1 - D(G(z))) instead, near -1 there, and the same fixed point.
+    It saturates. Its derivative by a score s is -sigmoid(s) = -D(G(z)). Where the discriminator is sure that an image is
+    fake, D(G(z)) is near 0, so the worst images change least. The derivative of the non-saturating loss is
+    -sigmoid(-s) = -(1 - D(G(z))), near -1 there. Both have the same fixed point.
 
     Source: Goodfellow et al. 2014, eq. 1 and section 3
     """
@@ -49,7 +49,7 @@ def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
 
 def non_saturating_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
-    """-E log D(G(z)); the gradient is strong where the discriminator is sure.
+    """-E log D(G(z)); the gradient is large where the discriminator is sure that an image is fake.
 
     Source: Goodfellow et al. 2014, section 3
     """
@@ -81,7 +81,7 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """E D(G(z)) - E D(x); minus an earth mover's distance for the best D of slope 1, which a penalty must see to.
+    """E D(G(z)) - E D(x): for the best D of slope at most 1, minus the earth mover's distance. A penalty bounds the slope.
 
     Source: Arjovsky et al. 2017; Gulrajani et al. 2017, eq. 3
     """
@@ -138,7 +138,7 @@ def adversarial_loss(name: str) -> AdversarialLoss:
 def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of real and of fake scores (B,) that fall on their side of the boundary, two scalars in [0, 1].
 
-    Where a loss fixes no boundary, it is the midpoint of the two means: 0.5 then says that scores tell nothing apart.
+    Where a loss has no boundary, the midpoint of the two means is used. Shares of 0.5 mean that D cannot tell the two apart.
     """
     real, fake = full_precision(real.detach()), full_precision(fake.detach())
     boundary = 0.5 * (real.mean() + fake.mean()) if loss.boundary is None else loss.boundary

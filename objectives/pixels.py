@@ -58,7 +58,7 @@ class PixelLikelihood(nn.Module):
         raise NotImplementedError
 
     def check(self, image: Tensor) -> None:
-        """Raises: ValueError if this is no likelihood of such pixels, in one line that says what to do."""
+        """Raises: ValueError, with what to do, for pixels that this likelihood does not describe."""
         if not (image.abs() <= 1 + 1e-4).all():
             low, high = float(image.min()), float(image.max())
             raise ValueError(f"pixels between {low:.4g} and {high:.4g}: images must lie in [-1, 1]")
@@ -282,7 +282,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
 
 
 def conditional_mean(means: Tensor, coefficients: Tensor, before: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Means (..., K, H, W) of the channel after those `before`, moved linearly by them."""
+    """Means (..., K, H, W) of the channel after those `before`, shifted linearly by them."""
     c = len(before)
     mean = means[..., c, :, :, :]
     for j, pixel in enumerate(before):
@@ -291,12 +291,12 @@ def conditional_mean(means: Tensor, coefficients: Tensor, before: list[Tensor] |
 
 
 def check_levels(image: Tensor) -> None:
-    """Raises: ValueError if pixels are none of the 256 levels of a byte."""
+    """Raises: ValueError for pixels that are not among the 256 levels of a byte."""
     between = int((((image + 1) * 127.5 - levels(image)).abs() > 0.01).sum()) + int((image.abs() > 1.001).sum())
     if between:
         raise ValueError(
             f"{between} of {image.numel()} pixels are none of the 256 levels of a byte in [-1, 1], and a discretised "
-            "likelihood is one of bytes: give it images as they are stored, or choose a density"
+            "likelihood needs bytes: give it images as they are stored, or choose a density"
         )
 
 
@@ -304,7 +304,7 @@ def dequantise(image: Tensor, noise: Tensor) -> Tensor:
     """Bytes in [-1, 1] spread over their 256 bins by uniform numbers in [0, 1) of the same shape.
 
     A density of such images bounds the probability of the bytes: - E log p(dequantised) + 7 log 2 per dimension >= NLL.
-    That of the bytes themselves bounds nothing: a density can be as great as one likes at a few of its points.
+    A density at the bytes themselves bounds nothing: it may grow without limit at 256 points.
 
     Source: Theis et al. 2016, section 3.1
     """

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from objectives.precision import full_precision
 
 HALF_LEVEL = 1 / 255  # bytes lie 2 / 255 apart in [-1, 1]
-LOG_SCALE_RANGE = 7.0  # exp(-7) puts 97 % on one byte: no sharper, so that no pixel's gradient explodes
+LOG_SCALE_RANGE = 7.0  # exp(-7) puts 97 % on one byte; a sharper scale would make gradients explode
 SERIES_BELOW = 0.25  # where coth(u) - 1 / u loses digits and its power series loses none
 
 

@@ -27,9 +27,8 @@ class OpenCLIPText(TextEncoder):
     Raises:
         ValueError: unknown name or tag, or a text tower of another kind.
         FileNotFoundError: at first use, when the weights are neither on disk nor reachable.
-    Source: Radford et al. 2021 (CLIP), section 2.4; Cherti et al. 2022 (OpenCLIP); Saharia et al. 2022 (Imagen),
-        appendix on CLIP's penultimate layer; Stable Diffusion 2's text encoder for the final norm, which Imagen's paper
-        does not mention.
+    Source: Radford et al. 2021 (CLIP), section 2.4; Cherti et al. 2022 (OpenCLIP); Saharia et al. 2022 (Imagen)
+        for the penultimate layer; Stable Diffusion 2 for the final norm, which Imagen's paper does not mention.
     """
 
     def __init__(

@@ -438,7 +438,7 @@ def idle() -> VAE:
 def test_a_posterior_has_collapsed_without_rate_or_without_latents(
     rate: float, active: int, said: bool, capsys: pytest.CaptureFixture
 ) -> None:
-    assert vae()._say_collapse(rate, active) is said
+    assert vae()._warn_of_collapse(rate, active) is said
     assert capsys.readouterr().out.startswith("posterior collapse") is said
 
 
