@@ -48,12 +48,14 @@ class Validate(pl.Callback):
                     sums[name] = sums.get(name, 0.0) + value.double() * n
                 images += n
         names = sorted(sums)
-        count = torch.tensor(images * 1.0, dtype=torch.float64, device=module.device)
-        totals = torch.stack([*(sums[name] for name in names), count])
+        count = torch.tensor([images], dtype=torch.float64, device=module.device)
+        totals = torch.cat([*(sums[name].flatten() for name in names), count])
         if trainer.world_size > 1:
             totals = trainer.strategy.reduce(totals, reduce_op="sum")
-        *values, count = totals.tolist()
-        line = {"images": module.images_seen, **{f"val/{name}": v / count for name, v in zip(names, values)}}
+        parts = (totals[:-1] / totals[-1]).cpu().split([sums[name].numel() for name in names])
+        means = {name: part.reshape(sums[name].shape) for name, part in zip(names, parts)}
+        values = module.validation_summary(means, int(totals[-1]))
+        line = {"images": module.images_seen, **{f"val/{name}": float(value) for name, value in values.items()}}
         for logger in trainer.loggers:
             logger.log_metrics(line, step=module.optimizer_steps)
 

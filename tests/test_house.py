@@ -1,4 +1,4 @@
-"""Who may import whom: every import of the tree is an arrow of the table below, or a test fails."""
+"""Who may import whom, and which test file a source file has: the tables below say it, or a test fails."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
@@ -59,6 +60,24 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"wandb"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
+# Source files that have no test file of their name yet. The list only gets shorter: a new file comes with its test.
+WITHOUT_TEST = {
+    "callbacks/progress.py",
+    "datamodules/caption_tables.py", "datamodules/progress.py",
+    "evaluators/charts.py", "evaluators/clip.py",
+    "evaluators/extractors/classifier.py", "evaluators/extractors/dinov2.py", "evaluators/extractors/inception.py",
+    "evaluators/extractors/lite0.py", "evaluators/extractors/open_clip.py", "evaluators/extractors/weights.py",
+    "evaluators/report/alignment.py", "evaluators/report/checked.py", "evaluators/report/cost.py",
+    "evaluators/report/curves.py", "evaluators/report/distribution.py", "evaluators/report/header.py",
+    "evaluators/report/likelihood.py", "evaluators/report/memorisation.py", "evaluators/report/notes.py",
+    "evaluators/report/page.py", "evaluators/report/parts.py", "evaluators/report/pictures.py",
+    "evaluators/report/result.py", "evaluators/report/samples.py", "evaluators/report/scoreboard.py",
+    "evaluators/report/style.py",
+    "runtime/evaluation/command.py", "runtime/evaluation/folders.py", "runtime/evaluation/models.py",
+    "runtime/evaluation/processes.py",
+    "scenes/coverage.py", "scenes/font.py", "scenes/labelling.py", "scenes/layout.py", "scenes/matching.py",
+    "scenes/vocabulary.py",
+}  # fmt: skip
 
 
 @functools.cache
@@ -95,11 +114,10 @@ def imports(path: str, source: str) -> list[tuple[str, bool, int]]:
     return found
 
 
-def families(texts: dict[str, str]) -> set[str]:
-    """Dotted names of the files of lightning_modules/ that define a family."""
-    pattern = re.compile(r"^class \w+\((?:\w+\.)?GenerativeModule\)", re.MULTILINE)
-    inside = {p: t for p, t in texts.items() if p.startswith("lightning_modules/")}
-    return {p.removesuffix(".py").replace("/", ".") for p, t in inside.items() if pattern.search(t)}
+def families(folder: Path = REPO / "conf" / "model") -> set[str]:
+    """Dotted names of the modules of all families: what the files of conf/model name as the model's `_target_`."""
+    models = [yaml.safe_load(path.read_text()).get("model") or {} for path in sorted(folder.rglob("*.yaml"))]
+    return {model["_target_"].rpartition(".")[0] for model in models if "_target_" in model}
 
 
 def room_of(dotted: str) -> str:
@@ -140,8 +158,11 @@ def violations(path: str, source: str, family_files: set[str] = frozenset()) -> 
 def test_every_import_is_an_arrow_of_the_table() -> None:
     texts = sources()
     assert len(texts) > 50 and any(p.startswith("diffusion/") for p in texts)
-    known = families(texts)
-    assert "lightning_modules.imagen" in known
+    known = families()
+    assert {f"lightning_modules.{name}" for name in ("imagen", "vae", "gan", "autoencoder", "classifier")} <= known
+    files = {f"{name.replace('.', '/')}.py" for name in known}
+    assert files <= set(texts), "conf/model names a family that is not there"
+    assert not files & {f"lightning_modules/{name}.py" for name in ("base", "stage", "cascade")}
     wrong = [line for path, text in texts.items() for line in violations(path, text, known)]
     assert not wrong, "\n".join(wrong)
 
@@ -196,6 +217,70 @@ def test_a_forbidden_import_is_found(path: str, line: str, complaint: str) -> No
 )
 def test_an_allowed_import_passes(path: str, line: str) -> None:
     assert violations(path, line, {"lightning_modules.imagen"}) == []
+
+
+def test_families_are_what_the_models_name(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model:\n  _target_: lightning_modules.a.A\n  net:\n    _target_: networks.x.X\n")
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "b.yaml").write_text("# @package _global_\nmodel:\n  _target_: lightning_modules.b.B\n")
+    (tmp_path / "variant.yaml").write_text("defaults: [a]\nmodel:\n  size: 3\n")
+    (tmp_path / "data.yaml").write_text("data: {}\n")
+    assert families(tmp_path) == {"lightning_modules.a", "lightning_modules.b"}
+
+
+# ---- a source file has a test file of its name ----
+
+
+def places_of_test(path: str) -> list[str]:
+    """Where the test file of a source file may be."""
+    folder, _, name = path.rpartition("/")
+    if folder:
+        return [f"tests/{folder}/test_{name}"]
+    return [f"tests/test_{name}", f"tests/entrypoints/test_{name}"]
+
+
+def has_code(source: str) -> bool:
+    """Whether a file has more than a docstring, imports and `__all__`."""
+    plain = (ast.Import, ast.ImportFrom)
+    for node in ast.parse(source).body:
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not (text or isinstance(node, plain) or names == ["__all__"]):
+            return True
+    return False
+
+
+def untested(texts: dict[str, str]) -> set[str]:
+    """Source files that have no test file of their name."""
+    found = set()
+    for path, text in texts.items():
+        if path.split("/")[0] in ("tests", "benchmarks", "docs") or path.endswith("__init__.py") and not has_code(text):
+            continue
+        if not any(test in texts for test in places_of_test(path)):
+            found.add(path)
+    return found
+
+
+def test_a_source_file_has_a_test_file_of_its_name() -> None:
+    texts = sources()
+    missing = untested(texts)
+    new = [f"{path} has no {' or '.join(places_of_test(path))}: write it" for path in sorted(missing - WITHOUT_TEST)]
+    gone = [f"{path} is in WITHOUT_TEST of tests/test_house.py, but there is no such file: take it out or rename it"
+            for path in sorted(WITHOUT_TEST - set(texts))]  # fmt: skip
+    done = [f"{path} has its test file now: take it out of WITHOUT_TEST of tests/test_house.py"
+            for path in sorted(WITHOUT_TEST & set(texts) - missing)]  # fmt: skip
+    assert not new + gone + done, "\n".join(new + gone + done)
+
+
+def test_a_file_without_a_test_is_found() -> None:
+    texts = {
+        "a/b.py": "x = 1", "a/c/d.py": "x = 1", "e.py": "x = 1", "f.py": "x = 1", "g.py": "x = 1",
+        "a/__init__.py": '"""Words."""\nfrom a.b import x\n__all__ = ["x"]', "h/__init__.py": "def f(): ...",
+        "benchmarks/i.py": "x = 1", "docs/j.py": "x = 1",
+        "tests/a/test_d.py": "", "tests/test_b.py": "", "tests/test_e.py": "", "tests/entrypoints/test_f.py": "",
+    }  # fmt: skip
+    assert untested(texts) == {"a/b.py", "a/c/d.py", "g.py", "h/__init__.py"}
+    assert untested(texts | {"tests/a/test_b.py": "", "tests/a/c/test_d.py": "", "tests/h/test___init__.py": ""}) == {"g.py"}
 
 
 def test_configuration_names_no_other_lightning() -> None:
