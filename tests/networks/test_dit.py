@@ -8,25 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks.dit import DiT, positions
+from tests.networks.plain import draw, randomised, silu
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = dict(image_size=8, channels=3, patch_size=2, dim=16, depth=2, head_dim=8)
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Every weight a random number, so that none is without effect; float64."""
-    g = torch.Generator().manual_seed(seed)
-    for p in module.parameters():
-        fan_in = p[0].numel() if p.ndim > 1 else 4
-        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64) / math.sqrt(fan_in)
-    return module.double().eval()
-
-
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # ---- against diffusers ----
@@ -86,10 +74,6 @@ def test_the_net_is_that_of_diffusers(dtype: torch.dtype) -> None:
 
 def normed(x: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
-
-
-def silu(x: Tensor) -> Tensor:
-    return x / (1 + (-x).exp())
 
 
 def by_hand(net: DiT, x: Tensor, log_snr: Tensor, vector: Tensor, tokens: Tensor, token_mask: Tensor, channels: Tensor):
