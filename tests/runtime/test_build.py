@@ -195,7 +195,8 @@ callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.Sampl
 callbacks.validate.Validate
 datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
 datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
+diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
+diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
 diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
 evaluators.alignment.SceneAlignment evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy
