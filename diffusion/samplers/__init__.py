@@ -12,6 +12,7 @@ dx = x_0_hat dalpha + eps_hat dsigma, and on straight lines that is dx = (eps_ha
 from diffusion.samplers.ancestral import ddim, ddim_invert, ddpm
 from diffusion.samplers.heun import edm, heun
 from diffusion.samplers.multistep import dpmpp_2m, unipc
+from diffusion.samplers.repaint import repaint
 from diffusion.samplers.steps import Grid, OnStep, Step
 
-__all__ = ["Grid", "OnStep", "Step", "ddim", "ddim_invert", "ddpm", "dpmpp_2m", "edm", "heun", "unipc"]
+__all__ = ["Grid", "OnStep", "Step", "ddim", "ddim_invert", "ddpm", "dpmpp_2m", "edm", "heun", "repaint", "unipc"]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, full_precision
-from diffusion.process import posterior, step_variance
+from diffusion.learned_variance import interpolated_log_variance, reverse_variances
+from diffusion.process import posterior
 from diffusion.random import Generators, randn
-from diffusion.samplers.steps import Grid, OnStep, report, steps, times_of
+from diffusion.samplers.steps import Grid, OnStep, Step, report, steps, times_of
 from diffusion.schedules import NoiseSchedule
 
 
@@ -28,25 +29,46 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling from the exact reverse kernels given x_0_hat.
 
-    variance: small, of q(x_u | x_t, x_0), right for data at one point; large (DDPM's beta_t), right for N(0, I) data.
-    Source: Ho et al. 2020, algorithm 2 and section 3.2
+    variance: small, of q(x_u | x_t, x_0), right for data at one point; large (DDPM's beta_t), right for N(0, I) data;
+    learned, between the two, from `denoise.with_variance(x_t, t) -> (x_0_hat, v)`.
+    Source: Ho et al. 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15 (learned)
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"unknown variance {variance!r}: choose small or large")
+    check_variance(denoise, variance)
     x = full_precision(x_T)
     for step in steps(schedule, num_steps, grid, x):
-        x_0_hat = denoise(x, times_of(step.t, x))
-        scales = step.alpha, step.sigma, step.alpha_u, step.sigma_u
-        c_x_t, c_x_0, var = posterior(*scales)
-        x = c_x_t * x + c_x_0 * x_0_hat
-        if step.t_u is not None:
-            if variance == "large":
-                # Of x_u given x_t for N(0, I) data; alpha² + sigma² = 1 leaves the step variance, DDPM's beta_t.
-                total = (step.alpha_u**2 + step.sigma_u**2) / (step.alpha**2 + step.sigma**2)
-                var = step_variance(*scales) * total
-            x = x + math.sqrt(max(var, 0.0)) * randn(x.shape, generator, x.device, x.dtype)
+        x, x_0_hat = reverse_step(denoise, x, step, variance, generator)
         report(on_step, step, x, x_0_hat)
     return x
+
+
+def check_variance(denoise: Denoise, variance: str) -> None:
+    """Raises: ValueError for an unknown variance, or a learned one of a denoiser that has learned none."""
+    if variance not in ("small", "large", "learned"):
+        raise ValueError(f"unknown variance {variance!r}: choose small, large or learned")
+    if variance == "learned" and not hasattr(denoise, "with_variance"):
+        raise ValueError("variance='learned' needs a denoiser with_variance: this one has learned none; choose small or large")
+
+
+def reverse_step(
+    denoise: Denoise, x: Tensor, step: Step, variance: str, generator: Generators
+) -> tuple[Tensor, Tensor]:
+    """(x_u, x_0_hat): one draw from the reverse kernel given x_0_hat; no noise on the step to clean data."""
+    t, v = times_of(step.t, x), None
+    if variance == "learned":
+        x_0_hat, v = denoise.with_variance(x, t)
+    else:
+        x_0_hat = denoise(x, t)
+    scales = step.alpha, step.sigma, step.alpha_u, step.sigma_u
+    c_x_t, c_x_0, _ = posterior(*scales)
+    x = c_x_t * x + c_x_0 * x_0_hat
+    if step.t_u is not None:
+        small, large = reverse_variances(*scales)
+        if v is not None:
+            std = (interpolated_log_variance(v.to(x.dtype), small, large) / 2).exp()
+        else:
+            std = math.sqrt(max(small if variance == "small" else large, 0.0))
+        x = x + std * randn(x.shape, generator, x.device, x.dtype)
+    return x, x_0_hat
 
 
 @torch.no_grad()

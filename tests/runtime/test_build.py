@@ -197,6 +197,7 @@ datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamod
 datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
 diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
 diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
+diffusion.samplers.repaint.repaint
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
 diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
 evaluators.alignment.SceneAlignment evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy
