@@ -197,7 +197,7 @@ def allowed(target: Any) -> Any:
     except Exception:  # a broken file of this checkout may raise anything
         return None
     found = vars(module).get(name)
-    if module_name == SAMPLERS and inspect.isfunction(found) and found.__module__ == SAMPLERS:
+    if module_name == SAMPLERS and inspect.isfunction(found) and _is_defined_below(found, SAMPLERS):
         return found if _is_sampler(found) else None
     if not inspect.isclass(found) or inspect.isabstract(found) or not _is_defined_below(found, module_name):
         return None
@@ -218,8 +218,8 @@ def _is_own_file(module: str) -> bool:
     return any(p.resolve() == REPO.resolve() / p.relative_to(REPO) for p in files)
 
 
-def _is_defined_below(found: type, module: str) -> bool:
-    """Whether a class is defined in a module, or in a file of a package that hands it on."""
+def _is_defined_below(found: Any, module: str) -> bool:
+    """Whether a class or function is defined in a module, or in a file of a package that hands it on."""
     home = found.__module__
     package = getattr(sys.modules.get(module), "__path__", None) is not None
     return found.__qualname__.isidentifier() and (home == module or package and home.startswith(f"{module}."))

@@ -196,7 +196,9 @@ callbacks.validate.Validate
 datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
 datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
 datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
+diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
+diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
+diffusion.samplers.repaint.repaint
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
 diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
 evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard evaluation.metrics.class_accuracy.ClassAccuracy
