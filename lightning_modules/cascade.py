@@ -41,6 +41,22 @@ class Cascade(GenerativeModule):
         self.train_stages = list(stages if train_stages is None else train_stages)
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.train_stages)
+        self._weaker: list[Cascade] = []  # a list keeps it out of the module tree
+
+    @property
+    def weaker(self) -> Cascade | None:
+        """The model that guidance moves away from, where there is one."""
+        return self._weaker[0] if self._weaker else None
+
+    def guide_by(self, other: Any) -> None:
+        """Guide by a weaker model of the same stages, such as an earlier checkpoint, in place of dropped conditions.
+
+        Raises: ValueError for a model with other stages.
+        Source: Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself")
+        """
+        if list(getattr(other, "stages", ())) != list(self.stages):
+            raise ValueError(f"weaker: give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
+        self._weaker = [other.to(self.device).eval()]
 
     @property
     def conditioning(self) -> str:
@@ -108,6 +124,7 @@ class Cascade(GenerativeModule):
         seeds: Sequence[int],
         stages: Sequence[str] | None = None,
         guidance_scale: float | dict[str, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         num_steps: int | dict[str, int] | None = None,
         sampler: Callable[..., Tensor] | None = None,
         threshold: str | None = None,
@@ -121,6 +138,7 @@ class Cascade(GenerativeModule):
             seeds: n integers.
             stages: names of the stages to run, in order; None for all. Stopping early gives smaller images.
             guidance_scale: a number for the first of ``stages``, whose picture the others enlarge, or stage name -> number.
+            guidance_interval: [low, high] of the log-SNR at which the stages are guided.
             num_steps: a number for every stage, or stage name -> number. None leaves a stage as configured.
 
         Raises:
@@ -140,10 +158,12 @@ class Cascade(GenerativeModule):
                 device=self.device,
                 lowres=image,
                 guidance_scale=guidance_scale.get(name),
+                guidance_interval=guidance_interval,
                 num_steps=num_steps.get(name) if isinstance(num_steps, dict) else num_steps,
                 sampler=sampler,
                 threshold=threshold,
                 aug_level=aug_level if self.stages[name].lowres is not None else None,
+                weaker=None if self.weaker is None else self.weaker.stages[name],
             )
         return image
 

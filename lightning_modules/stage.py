@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch
-from diffusion.denoiser import Denoiser, check_weighting
+from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weighting
 from diffusion.guidance import guided
+from diffusion.inpainting import inpainted
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from diffusion.samplers import OnStep
 from diffusion.schedules import NoiseSchedule
@@ -39,9 +40,12 @@ class DiffusionStage(nn.Module):
         num_steps: of the sampler.
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
         guidance_rescale: share of the way back to the conditional estimate's standard deviation.
+        guidance_interval: (low, high) of the log-SNR at which to guide; None guides at every noise level.
         threshold: ``none | static | dynamic`` on the estimate, after guidance; null is none.
         cond_drop_prob: probability of training a sample without a condition, one number or one per conditioner.
         batch_share: share of each batch this stage trains on; a cheap stage needs fewer images.
+        learned_variance_steps: steps T of a process whose reverse variances the net learns, with twice the output
+            channels and the hybrid loss; None for fixed variances.
 
     Raises:
         ValueError: for a share, probability or word that is not allowed.
@@ -67,18 +71,24 @@ class DiffusionStage(nn.Module):
         num_steps: int = 50,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
+        guidance_interval: Sequence[float] | None = None,
         threshold: str = "none",
         threshold_percentile: float = 0.995,
         cond_drop_prob: float | dict[str, float] = 0.1,
         batch_share: float = 1.0,
+        learned_variance_steps: int | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser = Denoiser(net, schedule, prediction, sigma_data=sigma_data)
+        if learned_variance_steps is None:
+            self.denoiser = Denoiser(net, schedule, prediction, sigma_data=sigma_data)
+        else:
+            self.denoiser = LearnedVarianceDenoiser(net, schedule, prediction, learned_variance_steps, sigma_data=sigma_data)
         self.conditioners = nn.ModuleDict(conditioners or {})
         self.space, self.sampler, self.num_steps, self.lowres = space, sampler, num_steps, lowres
         self.weighting, self.weighting_kwargs, self.times = weighting, weighting_kwargs, times or UniformTimes()
         self.pairing = pairing
         self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
+        self.guidance_interval = None if guidance_interval is None else tuple(guidance_interval)
         self.threshold, self.threshold_percentile = threshold, threshold_percentile
         self.cond_drop_prob, self.batch_share = self._drop_probs(cond_drop_prob), batch_share
         # In the state_dict, so that a checkpoint says by itself which of its stages may be sampled.
@@ -106,6 +116,7 @@ class DiffusionStage(nn.Module):
             raise ValueError(f"threshold={self.threshold}: only pixels are thresholded; leave it at none")
         if not 0 < self.batch_share <= 1:
             raise ValueError(f"batch_share={self.batch_share}: a stage trains on a share of the batch in (0, 1]")
+        check_interval(self.guidance_interval)
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps}: give a whole number of at least 1")
         if self.lowres is not None:
@@ -164,25 +175,52 @@ class DiffusionStage(nn.Module):
         batch: Batch,
         *,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         threshold: str | None = None,
+        weaker: DiffusionStage | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """`denoise(x_t, t) -> x_0_hat` with the conditions of a batch, guidance, and then the threshold.
 
-        The conditioners run once, however many steps a sampler takes. None leaves an option as the stage has it.
+        The conditioners run once, however many steps a sampler takes.
+
+        Args:
+            weaker: a worse model of the same data, whose estimate guidance moves away from, in place of the
+                unconditional one.
+            others: None leaves an option as the stage has it.
         """
-        values = {name: conditioner.from_batch(batch) for name, conditioner in self.conditioners.items()}
-        nothing = {}
-        for name, value in values.items():
-            keep = torch.zeros(len(next(iter(value.values()))), dtype=torch.bool, device=device_of(value))
-            nothing[name] = self.conditioners[name].drop(value, keep)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        if not any(c.droppable for c in self.conditioners.values()):
+        interval = self.guidance_interval if guidance_interval is None else tuple(guidance_interval)
+        check_interval(interval)
+        if weaker is None and not any(c.droppable for c in self.conditioners.values()):
             scale = 1.0  # without conditions to drop both passes would be the same
-        cond = self.told(values) if scale != 0 else {}
-        uncond = self.told(nothing) if scale != 1 else {}
-        denoise = guided(self.denoiser, cond or uncond, uncond or cond, scale, rescale=self.guidance_rescale)
+        cond = self.conditions(batch)
+        uncond = self.conditions(batch, keep=False) if weaker is None and scale != 1 else None
+        worse = None
+        if weaker is not None:
+            theirs = weaker.conditions(batch)
+
+            def worse(x_t: Tensor, t: Tensor, **_: Any) -> Tensor:
+                return weaker.denoiser(x_t, t, **theirs)
+
+        denoise = guided(
+            self.denoiser, cond, uncond, scale, rescale=self.guidance_rescale, weaker=worse,
+            interval=interval if scale != 1 else None, schedule=self.schedule,
+        )  # fmt: skip
         kind = self.threshold if threshold is None else threshold
-        return thresholded(denoise, kind, self.threshold_percentile)
+        limited = thresholded(denoise, kind, self.threshold_percentile)
+        if isinstance(self.denoiser, LearnedVarianceDenoiser):
+            limited.with_variance = lambda x_t, t: (limited(x_t, t), self.denoiser.with_variance(x_t, t, **cond)[1])
+        return limited
+
+    def conditions(self, batch: Batch, keep: bool = True) -> dict[str, Tensor]:
+        """What the net is told of a batch; with keep=False, what it is told where every condition is dropped."""
+        values = {name: conditioner.from_batch(batch) for name, conditioner in self.conditioners.items()}
+        if not keep:
+            for name, value in values.items():
+                rows = next(iter(value.values()))
+                none = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+                values[name] = self.conditioners[name].drop(value, none)
+        return self.told(values)
 
     @torch.no_grad()
     def sample(
@@ -196,8 +234,11 @@ class DiffusionStage(nn.Module):
         guidance_scale: float | None = None,
         num_steps: int | None = None,
         sampler: Callable[..., Tensor] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         threshold: str | None = None,
         aug_level: float | None = None,
+        weaker: DiffusionStage | None = None,
+        around: tuple[Tensor, Tensor] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Draw (B, ...) of the space, decoded: images in [-1, 1] for pixels and latents.
@@ -206,13 +247,19 @@ class DiffusionStage(nn.Module):
             batch: what the conditioners read.
             seeds: B integers, one per sample.
             lowres: (B, C, s, s) in [-1, 1] for a super-resolution stage.
+            weaker: as of ``guided``.
+            around: known samples (B, ...) of the space and a bool mask, True = known: these stay as they are.
             others: None leaves an option as the stage has it.
         """
         generators, shape = keyed_generators(seeds, tag, "sample"), (len(seeds), *self.space.shape)
         batch = {"seed": seeds} | batch
         if self.lowres is not None:
             batch |= self.lowres.for_sampling(lowres, self.space.image_size, generators, aug_level)
-        denoise = self.guided(batch, guidance_scale=guidance_scale, threshold=threshold)
+        denoise = self.guided(
+            batch, guidance_scale=guidance_scale, guidance_interval=guidance_interval, threshold=threshold, weaker=weaker
+        )
+        if around is not None:
+            denoise = inpainted(denoise, *around)
         x_T = self.noise(shape, generators, device)
         x_0 = (self.sampler if sampler is None else sampler)(
             denoise,
@@ -233,6 +280,7 @@ class DiffusionStage(nn.Module):
         found = {"sampler": name_of(self.sampler), "num_steps": self.num_steps, "threshold": self.threshold}
         if any(c.droppable for c in self.conditioners.values()):
             found |= {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
+            found |= {} if self.guidance_interval is None else {"guidance_interval": list(self.guidance_interval)}
         if self.threshold == "dynamic":
             found["threshold_percentile"] = self.threshold_percentile
         if self.lowres is not None:
@@ -251,3 +299,9 @@ def name_of(function: Any) -> str:
     given = ", ".join(f"{key}={value}" for key, value in getattr(function, "keywords", {}).items())
     name = getattr(whole, "__name__", type(whole).__name__)
     return f"{name}({given})" if given else name
+
+
+def check_interval(interval: Sequence[float] | None) -> None:
+    """Raises ValueError unless an interval of log-SNR is None or (low, high)."""
+    if interval is not None and not (len(interval) == 2 and interval[0] <= interval[1]):
+        raise ValueError(f"guidance_interval={list(interval)}: give [low, high] of the log-SNR, for instance [-3,4]")
