@@ -92,7 +92,8 @@ class Cascade(GenerativeModule):
         losses = {}
         for name in self.train_stages:
             stage = self.stages[name]
-            n = max(1, round(stage.batch_share * len(batch["image"])))  # rank r holds samples r, r + world, ...
+            share = stage.batch_share if self.training else 1.0  # validation is of every image, whatever the batch size
+            n = max(1, round(share * len(batch["image"])))  # rank r holds samples r, r + world, ...
             part = {key: value[:n] for key, value in batch.items()}
             quantiles = part["quantile"] if "quantile" in part else self.quantiles(n, name)
             losses[f"loss_{name}"] = stage.loss(part, quantiles.to(self.device), name).mean()
