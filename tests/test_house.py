@@ -21,6 +21,7 @@ ROOMS = (
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
 ARROWS: dict[str, set[str]] = {
     "files.py": set(),
+    "pictures.py": {"PIL"},
     "contracts.py": {"torch"},
     "rng": {"torch"},
     "diffusion": {"torch", "rng"},
@@ -29,8 +30,8 @@ ARROWS: dict[str, set[str]] = {
     "scenes": {"numpy", "PIL"},
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
     "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
-    "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
-    "evaluators": {"contracts", "files", "torch", "numpy", "PIL", "scenes"},
+    "datamodules": {"contracts", "files", "pictures", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
+    "evaluators": {"contracts", "files", "pictures", "torch", "numpy", "PIL", "scenes"},
     "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluators"},
     "runtime": {
         "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors", "evaluators",
