@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from datamodules.augment import augment, check_prob
-from datamodules.base import ImageDataModule
+from datamodules.base import BatchedDataset, ImageDataModule
 from datamodules.class_files import FORMATS, load
 from datamodules.keyed import bernoulli_u8, keyed_bits
 from datamodules.sampler import Key, rank_and_world
@@ -25,7 +24,7 @@ BINARIZE = ("none", "dynamic", "static", "threshold")
 PADDED_SIZE = 32  # drawings on black grow to this size by a margin, and by resizing beyond it
 
 
-class ClassesDataset(Dataset):
+class ClassesDataset(BatchedDataset):
     """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed a flip and dynamic binarisation.
 
     An item holds `image` float32 (C, S, S) in [-1, 1], `label`, `caption` and `seed`; `__getitems__` gives the same for
@@ -62,13 +61,7 @@ class ClassesDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        batch = self.__getitems__([key])
-        one = {name: batch[name][0] for name in ("image", "caption", "augment") if name in batch}
-        return {**one, "label": int(batch["label"][0]), "seed": int(batch["seed"][0])}
-
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """A whole batch: what collating the items one by one would give."""
         indices, seeds = zip(*keys)
         rows = self.rows[torch.tensor(indices)]
         labels, seed_bits = self.labels[rows], np.array(seeds, dtype=np.uint64)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import files
+from pictures import on_white
 
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million; checked before anything is decoded
 MAX_BYTES = 2**29  # of a file: 80 million pixels of 16 bits in three colours, not compressed
@@ -153,6 +154,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in _COLOUR_MODES | _ALPHA_MODES:
         raise BadImage("unsupported", f"mode {image.mode}")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return on_white(image)
     return image.convert("RGB")

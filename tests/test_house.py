@@ -23,6 +23,7 @@ ROOMS = (
 # A sub-room with a line of its own, such as evaluation/metrics, is a room: what is beside it may not, unless it says so.
 ARROWS: dict[str, set[str]] = {
     "files.py": set(),
+    "pictures.py": {"PIL"},
     "contracts.py": {"torch"},
     "rng": {"torch"},
     "diffusion": {"torch", "rng"},
@@ -31,13 +32,13 @@ ARROWS: dict[str, set[str]] = {
     "scenes": {"numpy", "PIL"},
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
     "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
-    "datamodules": {"contracts", "files", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
+    "datamodules": {"contracts", "files", "pictures", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
     "evaluation/metrics": {"contracts", "files", "torch", "numpy", "PIL", "scenes", "evaluation/extractors"},
     "evaluation/extractors": {"contracts", "files", "torch", "numpy", "PIL", "evaluation/metrics"},
     "evaluation/pictures": {"contracts", "files", "torch", "PIL", "evaluation/metrics"},
     "evaluation/report": {"files", "torch", "numpy", "PIL", "evaluation/metrics"},
     "evaluation": {
-        "contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "scenes",
+        "contracts", "files", "pictures", "torch", "numpy", "PIL", "omegaconf", "runtime", "scenes",
         "evaluation/metrics", "evaluation/extractors", "evaluation/pictures", "evaluation/report",
     },
     "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluation/metrics", "evaluation/pictures"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from datamodules.augment import augment
 from datamodules.base import to_model_range
 from datamodules.decode import load_square
 from datamodules.images import ImagesDataModule, read_images
+from tests.datamodules.test_hostile_folders import KINDS, special
 
 CLASSES = ("bird", "cat", "Dog 2")
 
@@ -252,19 +252,9 @@ def test_links_out_of_the_folder_are_refused(root: Path) -> None:
     assert make(root, allow_outside=True).num_classes == 4
 
 
-@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "loop", "nothing"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
 def test_what_is_no_file_is_no_image_and_never_waited_for(root: Path, kind: str) -> None:
-    path = root / "cat" / "x.png"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "socket":
-        here = os.getcwd()
-        os.chdir(path.parent)  # names of sockets are short
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-        os.chdir(here)
-    else:
-        path.symlink_to({"device": "/dev/zero", "loop": path.name, "nothing": "nowhere"}[kind])
+    special(root / "cat" / "x.png", kind)
     manifest = make(root, max_bad_fraction=0.5, allow_outside=True).manifest
     (bad,) = manifest.bad
     assert bad.file == "cat/x.png" and bad.reason == ("missing" if kind == "nothing" else "unreadable")
