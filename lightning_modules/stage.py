@@ -193,7 +193,8 @@ class DiffusionStage(nn.Module):
         check_interval(interval)
         if weaker is None and not any(c.droppable for c in self.conditioners.values()):
             scale = 1.0  # without conditions to drop both passes would be the same
-        cond = self.conditions(batch)
+        unused = scale == 0 and interval is None and weaker is None
+        cond = {} if unused else self.conditions(batch)
         uncond = self.conditions(batch, keep=False) if weaker is None and scale != 1 else None
         worse = None
         if weaker is not None:

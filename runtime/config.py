@@ -25,8 +25,8 @@ OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path
 
 # Settings that are text, by the last word of their names: what is typed after the first `=` is taken as it is.
 TEXTS = {
-    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "images",
-    "init", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
+    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "image", "images",
+    "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "weights",
 }  # fmt: skip
 OPEN = ("options", "sweep", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,6 +77,10 @@ class Sample(Sampling):
 
     ckpt: Place
     out: Place
+    task: Literal["sample", "inpaint", "interpolate", "invert"]
+    image: Place | None
+    images: Annotated[Names, "two images, for instance [A.png,B.png]"] | None
+    mask: Place | None
     prompt: Prompt | None
     prompts: Place | None
     label: Annotated[int, Field(ge=0), "a class number, for instance label=7"] | None
@@ -304,13 +308,14 @@ def readable(place: str | Path, name: str) -> None:
         raise ValueError(f"{name}={place}: no permission to read it")
 
 
-def check_options(module: Any, options: dict[str, Any], where: str = "") -> None:
-    """Raises ValueError for options that a model's sample() does not take, and for stages that it has not.
+def check_options(module: Any, options: dict[str, Any], where: str = "", methods: Sequence[str] = ("sample",)) -> None:
+    """Raises ValueError for options that a model does not take, and for stages that it has not.
 
     Args:
         where: what stands before an option's name on the command line, for instance `options.`.
+        methods: what is called with the options; each is for one of them at least.
     """
-    known = known_options(module)
+    known = {name: kind for method in methods for name, kind in known_options(module, method).items()}
     stages = list(getattr(module, "stages", {}))
     for name, value in options.items():
         if name not in known:
@@ -322,10 +327,14 @@ def check_options(module: Any, options: dict[str, Any], where: str = "") -> None
     check_values(known, options, where)
 
 
-def known_options(module: Any) -> dict[str, Any]:
-    """{option: annotation} of what a model's sample() names beside the request and the seeds."""
-    known, _ = arguments(type(module).sample)
-    return {name: annotation for name, annotation in known.items() if name not in ("request", "seeds")}
+def known_options(module: Any, method: str = "sample") -> dict[str, Any]:
+    """{option: annotation} of what a model's sample(), or another task, names beside the request and the seeds.
+
+    A task that takes any options, by `**options`, hands them on to sample() and takes what that names.
+    """
+    known, others = arguments(getattr(type(module), method))
+    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T")}
+    return known_options(module) | known if others and method != "sample" else known
 
 
 def known_data(names: list[str] | None) -> None:

@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "train.py": {"runtime"},
-    "sample.py": {"contracts", "files", "torch", "omegaconf", "runtime", "evaluation/metrics", "evaluation/pictures"},
+    "sample.py": {"contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
     "evaluate.py": {"runtime", "evaluation"},
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.

@@ -72,12 +72,16 @@ SHEETS: dict[str, Callable[[Any, Request, int], Image.Image]] = {
 }  # fmt: skip
 
 
-def check_sheet(sheet: str, module: Any) -> None:
-    """Raises ValueError for an unknown sheet, and for a model without latents to show."""
+def check_sheet(sheet: str, module: Any, asked: str = "") -> None:
+    """Raises ValueError for an unknown sheet, and for a model without latents to show.
+
+    Args:
+        asked: what was typed, for the message; empty is `sheet=…`.
+    """
     if sheet not in SHEETS:
         raise ValueError(f"sheet={sheet}: choose one of {', '.join(SHEETS)}")
     if not isinstance(module, HasLatents):
-        raise ValueError(f"sheet={sheet}: this model draws from no latents of a known distribution; a GAN or a VAE does")
+        raise ValueError(f"{asked or f'sheet={sheet}'}: this model draws from no latents of a known distribution; a GAN or a VAE does")
 
 
 def classes(module: Any, request: Request, index: Tensor) -> Tensor | None:

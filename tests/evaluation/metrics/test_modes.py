@@ -15,7 +15,7 @@ from evaluation.metrics.images import to_uint8
 from evaluation.metrics.modes import ModeCoverage, coverage, mode_of
 from tests.evaluation.pixel_features import fed
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def mixture(name: str) -> tuple[Tensor, float]:
