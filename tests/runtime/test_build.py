@@ -209,7 +209,7 @@ evaluators.stacked.StackedModes evaluators.text.CLIPScore evaluators.text.RPreci
 lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.classifier.Classifier
 lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stage.DiffusionStage lightning_modules.vae.VAE
 networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
-networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
+networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.ResidualBlock
 networks.classifier.ConvClassifier networks.conditioning.LevelEmbedding networks.conditioning.TextConditioner
 networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator networks.gan.DCGANGenerator
 networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator networks.gan.ProjectionHead
