@@ -42,7 +42,7 @@ def load_module(
     else:
         checkpoint = read(path)
     if "config_source" not in checkpoint:
-        raise ValueError(f"{path} is a checkpoint of another program: it holds no configuration of this repository")
+        raise ValueError(f"{path} is a checkpoint of something else: it holds no configuration of this repository")
     check_contents(checkpoint, path)
     config = foreign_config(checkpoint["config_source"], path)
     if not isinstance(config.get("model"), DictConfig):
