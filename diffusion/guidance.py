@@ -34,7 +34,7 @@ def guided(
     conditional estimate. To learn where t lies takes one wait for the device per call.
     Raises: ValueError if cond and uncond do not match, or for an interval that is empty or without its schedule.
     Source: Ho & Salimans 2022, eq. 6 (their w is scale - 1); Lin et al. 2023, eqs. 15-16 (rescale); Karras et al. 2024a
-    (autoguidance), eq. 3; Kynkäänniemi et al. 2024, eq. 5 (interval)
+    (autoguidance); Kynkäänniemi et al. 2024 (interval)
     """
     if interval is not None and (schedule is None or not interval[0] <= interval[1]):
         raise ValueError(f"interval={interval!r}: give (low, high) in log_snr with low <= high, and the schedule")

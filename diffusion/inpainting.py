@@ -19,7 +19,7 @@ def inpainted(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
     nearer, at `resamplings` times the cost; docs/diffusion.md has both in figures.
     Args: known, mask: broadcast to x_t (B, ...); mask bool, True = known.
     Raises: ValueError for a mask that is not bool.
-    Source: Lugmayr et al. 2022 (RePaint), eq. 8; Song et al. 2021 (score SDE), appendix I.2
+    Source: Lugmayr et al. 2022 (RePaint), eq. 8; Song et al. 2021 (score SDE)
     """
     if mask.dtype != torch.bool:
         raise ValueError(f"mask is {mask.dtype}: give bool, True for known pixels")

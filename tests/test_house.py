@@ -51,6 +51,7 @@ ARROWS: dict[str, set[str]] = {
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.
 LAZY: dict[str, set[str]] = {
+    "diffusion": {"torchdiffeq", "scipy"},
     "networks": {"transformers", "open_clip", "huggingface_hub", "safetensors"},
     "datamodules": {"pyarrow"},
     "evaluation/metrics": {"torch_fidelity", "torchmetrics", "open_clip"},

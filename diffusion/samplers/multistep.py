@@ -68,7 +68,7 @@ def unipc(
     first steps have lower order and the last one returns x_0_hat. `generator` is not used.
     Args: order: p from 1 to 3; p = 3 pays on Karras grids of 25 steps and more (docs/diffusion.md).
     Raises: ValueError for another order.
-    Source: Zhao et al. 2023 (UniPC), algorithms 5 and 6 (data prediction), eqs. 9 and 12
+    Source: Zhao et al. 2023 (UniPC), sections 3.1 and 3.2, with data prediction
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order={order} of unipc: choose 1, 2 or 3")
