@@ -211,6 +211,9 @@ lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stag
 networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
 networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
 networks.classifier.ConvClassifier networks.conditioning.LevelEmbedding networks.conditioning.TextConditioner
+networks.dit.DiT networks.dit.DiTBlock networks.efficient_unet.DownLevel networks.efficient_unet.EfficientUNet
+networks.efficient_unet.Level networks.efficient_unet.ResBlock networks.efficient_unet.UpLevel
+networks.embedding.StepEmbedding
 networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator networks.gan.DCGANGenerator
 networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator networks.gan.ProjectionHead
 networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator networks.gan_residual.DownBlock
@@ -218,6 +221,8 @@ networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenera
 networks.resample.Upsample networks.text.bag_of_words.BagOfWords networks.text.cache.CachedTextEncoder
 networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM networks.text.open_clip.OpenCLIPText
 networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer networks.unet.UNet
+networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow networks.unet_ddpm.ResBlock
+networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
 objectives.pixels.Bernoulli objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic
 objectives.pixels.DiscretizedLogisticMixture objectives.pixels.Gaussian objectives.pixels.PixelLikelihood
 optimizers.muon.Muon optimizers.schedules.WarmupDecay
