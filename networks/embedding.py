@@ -59,10 +59,18 @@ class LinearSteps:
         beta_start: first beta, of 1000 steps.
         beta_end: last beta, of 1000 steps.
 
+    Raises:
+        ValueError: where the table would hold a beta of 1 or more.
+
     Source: Ho et al. 2020, section 4.
     """
 
     def __init__(self, num_train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+        if num_train_steps < 2 or not 0 < beta_start <= beta_end < num_train_steps / 1000:
+            raise ValueError(
+                f"num_train_steps={num_train_steps}, beta_start={beta_start}, beta_end={beta_end}: "
+                "needs 0 < beta_start <= beta_end < num_train_steps / 1000"
+            )
         scale = 1000 / num_train_steps
         beta = torch.linspace(beta_start * scale, beta_end * scale, num_train_steps, dtype=torch.float64, device="cpu")
         # a copy per device: not a buffer, which a net in half precision would round

@@ -107,6 +107,8 @@ def test_classes_are_learned_by_every_parameterisation(options: dict[str, Any]) 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    drawn = module.eval().sample(Request(9, labels=[0, 1, 2] * 3), seeds=list(range(9)))
-    for image, label in zip(drawn.mean((2, 3)), [0, 1, 2] * 3):
-        assert int(image.argmax()) == label and (image - colours[label]).abs().max() < 0.5
+    label = torch.arange(60) % 3
+    drawn = module.eval().sample(Request(60, labels=label.tolist()), seeds=list(range(60))).mean((2, 3))  # (60, 3)
+    assert (drawn.argmax(1) == label).float().mean() > 0.85
+    means = torch.stack([drawn[label == c].mean(0) for c in range(3)])
+    assert (means - colours).abs().max() < 0.5

@@ -62,6 +62,9 @@ def test_other_betas() -> None:
     assert (LinearSteps(1000, 1e-3, 1e-3)(first[:1].double()) == 0).all()
     two = LinearSteps(2, 1e-3 / 500, 1e-2 / 500)(first.double())
     torch.testing.assert_close(two, torch.tensor([0.0, 1.0]).double())
+    for wrong in ((0,), (20,), (1000, 0.0), (1000, 0.03, 0.02)):
+        with pytest.raises(ValueError, match="needs 0 < beta_start"):
+            LinearSteps(*wrong)
 
 
 def test_stack_puts_the_condition_after_the_image() -> None:
