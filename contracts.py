@@ -98,6 +98,22 @@ class HasLatents(Protocol):
 
 
 @runtime_checkable
+class EncodesLatents(Protocol):
+    """Goes from images to latents and back, so that another model can draw the latents."""
+
+    latent_dim: int
+
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """(B, latent_dim) for images (B, C, H, W) in [-1, 1], without randomness."""
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (latent_dim,) of the latents of training images, as far as they are known."""
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] of latents (n, latent_dim)."""
+
+
+@runtime_checkable
 class Inpaints(Protocol):
     """Fills the unknown part of an image."""
 

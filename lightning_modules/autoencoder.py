@@ -69,6 +69,20 @@ class Autoencoder(GenerativeModule):
         return self.decoder(z)
 
     @torch.no_grad()
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """Latents (B, latent_dim) in full precision."""
+        return self.encode(image).float()
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (latent_dim,) of the latents of the last training batches."""
+        return self.latent_mean.clone(), self.latent_cov.diagonal().clamp(min=1e-12).sqrt()
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, label: None = None) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] of latents (B, latent_dim)."""
+        return self.decode(z.to(self.latent_mean)).float().clamp(-1, 1)
+
+    @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """A batch's images through the latent and back: float32 (B, C, S, S) in [-1, 1]."""
         return self.decode(self.encode(batch["image"])).float().clamp(-1, 1)

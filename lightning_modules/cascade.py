@@ -115,6 +115,30 @@ class Cascade(GenerativeModule):
         """One gradient clip per stage: a joint run then equals separate runs."""
         return {name: [p for p in self.stages[name].parameters() if p.requires_grad] for name in self.train_stages}
 
+    # ---- checkpoints ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if found := self.frozen():
+            checkpoint["frozen"] = found
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.check_identity(checkpoint)
+
+    def frozen(self) -> dict[str, str]:
+        """Stage -> checksum of the frozen model in its space, where it has one."""
+        return {name: s.space.identity for name, s in self.stages.items() if s.space.identity is not None}
+
+    def check_identity(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if the checkpoint was trained over another frozen model."""
+        trained, here = checkpoint.get("frozen") or {}, self.frozen()
+        if other := next((name for name in trained if trained[name] != here.get(name)), None):
+            raise ValueError(
+                f"stage {other!r} was trained on the latents of another model than {self.stages[other].space.ckpt}: "
+                "give the run it was trained on as space.ckpt"
+            )
+
     # ---- sampling ----
 
     @torch.no_grad()

@@ -79,12 +79,9 @@ class Imagen(Cascade):
         super().on_save_checkpoint(checkpoint)
         checkpoint["text_encoder"] = encoder_identity(self.text_encoder)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.check_identity(checkpoint)
-
     def check_identity(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ValueError if the checkpoint was trained with another text encoder."""
+        """Raise ValueError if the checkpoint was trained with another text encoder, or over another frozen model."""
+        super().check_identity(checkpoint)
         trained, here = checkpoint.get("text_encoder"), encoder_identity(self.text_encoder)
         if trained is not None and dict(trained) != here:
             raise ValueError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from contracts import Batch
+from contracts import Batch, EncodesLatents
 
 
 class Space:
@@ -24,6 +24,7 @@ class Space:
     shape: tuple[int, ...]
     bounded = False
     image_size: int | None = None
+    identity: str | None = None  # of a frozen model that is no part of the checkpoint
 
     def encode(self, batch: Batch) -> Tensor:
         """(B, *shape) of a training batch."""
@@ -52,46 +53,57 @@ class Pixels(Space):
 
 
 class Latents(Space):
-    """Latents of a frozen autoencoder, shifted and scaled to mean 0 and standard deviation 1 over training images.
+    """Latents of a frozen autoencoder, shifted and scaled to about mean 0 and standard deviation 1.
 
-    A diffusion model of latents with the autoencoder's decoder is a latent diffusion model. The autoencoder is no part
-    of the module tree, so its weights are never in a checkpoint.
+    A diffusion model of latents with the autoencoder's decoder is a latent diffusion model. The autoencoder is loaded
+    with the first batch and is no part of the module tree: a checkpoint holds its checksum, not its weights.
 
     Args:
-        autoencoder: an image model with `encode_latents(image) -> (B, d)` and `generate(z) -> images`, frozen.
-        latent_dim: d.
+        ckpt: a run, checkpoint or name in zoo/ of a model that `EncodesLatents`.
+        load: ckpt -> (module, its configuration, facts with a `sha256`).
+        latent_dim: numbers per latent.
         image_size: of the images that it decodes to.
-        mean, std: of the latents; numbers or lists of d. Measured by `measure` where they are None.
     Source: Rombach et al. 2022 (latent diffusion), section 3 and appendix G
     """
 
     def __init__(
-        self,
-        autoencoder: Any,
-        latent_dim: int,
-        image_size: int,
-        mean: float | Sequence[float] = 0.0,
-        std: float | Sequence[float] = 1.0,
+        self, ckpt: str | None, load: Callable[[str], tuple[Any, Any, dict[str, Any]]], latent_dim: int, image_size: int
     ) -> None:
-        self.autoencoder, self.shape, self.image_size = autoencoder, (latent_dim,), image_size
-        self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
-        autoencoder.eval().requires_grad_(False)
+        if ckpt is None:
+            raise ValueError(
+                "latents need a trained autoencoder: give space.ckpt=RUN, a run of model=vae or model=autoencoder"
+            )
+        self.ckpt, self.load, self.shape, self.image_size = ckpt, load, (latent_dim,), image_size
+        self._loaded: tuple[Any, str, Tensor, Tensor] | None = None
+
+    @property
+    def identity(self) -> str:
+        """Checksum of the autoencoder."""
+        return self._frozen()[1]
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        z = self._on(batch["image"].device).encode_latents(batch["image"])
-        return (z - self.mean.to(z)) / self.std.to(z)
+        model, _, mean, std = self._frozen(batch["image"].device)
+        return (model.encode_latents(batch["image"]) - mean) / std
 
     @torch.no_grad()
     def decode(self, x_0: Tensor) -> Tensor:
-        z = x_0 * self.std.to(x_0) + self.mean.to(x_0)
-        return self._on(x_0.device).generate(z)
+        model, _, mean, std = self._frozen(x_0.device)
+        return model.generate(x_0 * std + mean)
 
-    def _on(self, device: torch.device) -> Any:
-        """The autoencoder, moved to a device with the first batch that is there."""
-        if self.autoencoder.device != device:
-            self.autoencoder.to(device)
-        return self.autoencoder
+    def _frozen(self, device: torch.device | str = "cpu") -> tuple[Any, str, Tensor, Tensor]:
+        """The autoencoder, its checksum, and mean and standard deviation of its latents, on a device."""
+        if self._loaded is None:
+            model, _, facts = self.load(self.ckpt)
+            if not isinstance(model, EncodesLatents):
+                raise ValueError(f"space.ckpt={self.ckpt}: {type(model).__name__} has no latents to diffuse; a VAE or an autoencoder has")
+            if (found := model.latent_dim) != self.shape[0]:
+                raise ValueError(f"space.latent_dim={self.shape[0]}: the model in {self.ckpt} has latents of {found} numbers")
+            self._loaded = (model.eval().requires_grad_(False), facts["sha256"], *model.latent_moments())
+        model, sha256, mean, std = self._loaded
+        if mean.device != torch.device(device):
+            self._loaded = model.to(device), sha256, mean.to(device), std.to(device)
+        return self._loaded
 
 
 class Embeddings(Space):

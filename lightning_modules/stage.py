@@ -21,6 +21,8 @@ from lightning_modules.spaces import Space
 from lightning_modules.super_resolution import LowResolution
 from networks.conditioners import combine
 
+PAIRINGS = ("none", "optimal_transport")
+
 
 class DiffusionStage(nn.Module):
     """A net with its noise levels, conditions, loss, guidance and sampler. It knows no kind of condition by name.
@@ -36,7 +38,8 @@ class DiffusionStage(nn.Module):
         sigma_data: standard deviation of the data, for ``prediction=edm``.
         weighting: the loss weighting, see ``diffusion.weighting``; ``weighting_kwargs`` are its parameters.
         times: which noise levels are trained; None draws t uniformly.
-        pairing: x_0, eps -> eps, which sample gets which noise of the batch; None leaves them as they were drawn.
+        pairing: ``none`` | ``optimal_transport``: which sample of a batch gets which noise. Pairing by optimal transport is
+            for unconditional flows: under conditions it would skew the noise.
         num_steps: of the sampler.
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
         guidance_rescale: share of the way back to the conditional estimate's standard deviation.
@@ -67,7 +70,7 @@ class DiffusionStage(nn.Module):
         weighting: str = "uniform",
         weighting_kwargs: dict[str, float] | None = None,
         times: Times | None = None,
-        pairing: Callable[[Tensor, Tensor], Tensor] | None = None,
+        pairing: str = "none",
         num_steps: int = 50,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
@@ -112,6 +115,10 @@ class DiffusionStage(nn.Module):
         check_weighting(self.weighting)
         if self.threshold not in THRESHOLDS:
             raise ValueError(f"threshold={self.threshold}: choose one of {', '.join(THRESHOLDS)}")
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"pairing={self.pairing}: choose one of {', '.join(PAIRINGS)}")
+        if self.pairing != "none" and any(c.droppable for c in self.conditioners.values()):
+            raise ValueError(f"pairing={self.pairing} is for unconditional models: under conditions it skews the noise")
         if self.threshold != "none" and not self.space.bounded:
             raise ValueError(f"threshold={self.threshold}: only pixels are thresholded; leave it at none")
         if not 0 < self.batch_share <= 1:
@@ -147,8 +154,8 @@ class DiffusionStage(nn.Module):
             batch = batch | fields
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
-        if self.pairing is not None:
-            eps = self.pairing(x_0, eps)
+        if self.pairing == "optimal_transport":
+            eps = pair(x_0, eps)
         t = self.times.draw(u, self.schedule)
         options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
         return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)

@@ -218,6 +218,15 @@ class VAE(GenerativeModule):
         """E[x | z], images (B, C, S, S) in [-1, 1] of latents (B, latent_dim)."""
         return self.pixels.mean(self.decode(z.to(self.dtype)))
 
+    @torch.no_grad()
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """The mean of each image's posterior, (B, latent_dim)."""
+        return self.encode(image)[0]
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean 0 and standard deviation 1, those of the prior that the posteriors are held to."""
+        return torch.zeros(self.latent_dim), torch.ones(self.latent_dim)
+
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """E[x | z] in [-1, 1] at the mean of each image's posterior, (B, C, S, S)."""
         return self.pixels.mean(self.decode(self.encode(batch["image"])[0]))
