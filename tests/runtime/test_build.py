@@ -49,7 +49,7 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.UNet.forward", "networks.unet.UNet.__init__", "networks.unet.UNet.__class__", "networks.unet.Tensor",
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
-    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
+    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.full_precision",
     "diffusion.random.keyed_generators", "evaluators.features.file_sha256", "evaluators.features.Frozen",
     "evaluators.text._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
@@ -192,25 +192,31 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 REACHABLE = """
 callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.metrics_log.MetricsLog
 callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.SampleGrid callbacks.stop.Stop
-callbacks.validate.Validate
-datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
-datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
-diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
-diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
-evaluators.alignment.SceneAlignment evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy
-evaluators.clip.CLIP evaluators.extractors.classifier.Classifier evaluators.extractors.dinov2.DINOv2
+callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
+datamodules.classes.ClassDataModule datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule
+datamodules.stacked.StackedDataModule diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m
+diffusion.samplers.heun diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule
+diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule
+diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes diffusion.times.LogitNormalTimes
+diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes evaluators.alignment.SceneAlignment
+evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy evaluators.clip.CLIP
+evaluators.extractors.classifier.Classifier evaluators.extractors.dinov2.DINOv2
 evaluators.extractors.inception.InceptionV3 evaluators.extractors.lite0.EfficientNetLite0
 evaluators.extractors.open_clip.OpenCLIP evaluators.frechet.FrechetDistance evaluators.frechet.FrechetInfinity
 evaluators.inception_score.InceptionScore evaluators.kernel.CMMD evaluators.kernel.KernelDistance
 evaluators.likelihood.Likelihood evaluators.memorisation.Memorisation evaluators.modes.ModeCoverage evaluators.prdc.PRDC
 evaluators.reconstruction.Lpips evaluators.reconstruction.Reconstruction evaluators.sliced.SlicedWasserstein
 evaluators.stacked.StackedModes evaluators.text.CLIPScore evaluators.text.RPrecision
-lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.classifier.Classifier
-lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stage.DiffusionStage lightning_modules.vae.VAE
-networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
-networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
-networks.classifier.ConvClassifier networks.conditioning.LevelEmbedding networks.conditioning.TextConditioner
+lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.cascade.Cascade
+lightning_modules.classifier.Classifier lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN
+lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
+lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
+lightning_modules.super_resolution.LowResolution lightning_modules.vae.VAE networks.attention.Attention
+networks.attention.TransformerBlock networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder
+networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
+networks.classifier.ConvClassifier networks.conditioners.AugmentConditioner networks.conditioners.Conditioner
+networks.conditioners.ImageEmbeddingConditioner networks.conditioners.LabelConditioner
+networks.conditioners.LevelEmbedding networks.conditioners.LowresConditioner networks.conditioners.TextConditioner
 networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator networks.gan.DCGANGenerator
 networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator networks.gan.ProjectionHead
 networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator networks.gan_residual.DownBlock
