@@ -31,14 +31,14 @@ RANGES: dict[str, Any] = {
     **dict.fromkeys((
         "attn_resolutions", "batch_size", "channels", "components", "critic_steps", "crop_size", "dim", "dim_mults",
         "dims", "emb_dim", "embedding_dim", "eval_importance_samples", "every_steps", "fold", "group_width",
-        "head_dim", "hidden", "image_size", "importance_samples", "input_size", "keep", "latent_dim", "lowres_size",
+        "head_dim", "hidden", "image_size", "importance_samples", "input_size", "keep", "latent_dim",
         "max_batches", "max_in_a_row", "max_length", "n", "num_classes", "num_frequencies", "num_images", "num_steps",
         "num_test_images", "num_train_steps", "num_val", "num_val_images", "out_channels", "out_dim", "penalty_every",
-        "text_dim", "total_steps", "train_images",
+        "embed_dim", "num_params", "num_tokens", "size", "text_dim", "tokens_dim", "total_steps", "train_images",
     ), Count),
     **dict.fromkeys((
-        "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "num_workers", "text_layers",
-        "warmup_steps",
+        "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "num_workers",
+        "cond_channels", "warmup_steps",
     ), Whole),
     **dict.fromkeys(("seed", "data_seed"), Seed),
     **dict.fromkeys((
@@ -54,7 +54,7 @@ RANGES: dict[str, Any] = {
         "test_fraction", "threshold_percentile", "truncation", "val_fraction",
     ), Share),
     **dict.fromkeys((
-        "centres", "guidance_scale", "log_snr_max", "log_snr_min", "noise_levels", "shift",
+        "centres", "guidance_scale", "log_snr_max", "log_snr_min", "mean", "shift",
     ), Finite),
 }  # fmt: skip
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")

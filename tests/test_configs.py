@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from contracts import Request
 from datamodules.class_files import FORMATS
+from contracts import Request
 from runtime.build import check_targets, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import CONF, compose
@@ -119,7 +120,7 @@ def test_the_papers_preset_has_the_sizes_that_its_page_states() -> None:
     for name, ours, paper in PAPER:
         assert counted[name] == pytest.approx(ours, abs=0.6)
         assert f"| `{name}` | {ours} M | {paper} M |" in page
-    assert [s.image_size for s in module.stages.values()] == [64, 256, 1024]
+    assert [s.space.image_size for s in module.stages.values()] == [64, 256, 1024]
     assert cfg.text_encoder.dim == 4096 and cfg.data.batch_size == 2048
     base, middle, last = (stage.net for stage in module.stages.values())
     attending = [m for m in last.modules() if type(m).__name__ == "Attention"]
@@ -134,11 +135,11 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
     shrink = [
         "data=scenes_simple", "text_encoder=bag_of_words", "trainer.accumulate=1", "data.image_size=64",
         *(f"model.stages.{name}.{key}" for name, keys in {
-            "base": ["image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]",
+            "base": ["space.image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]",
                      "net.head_dim=16"],
-            "super_resolution": ["image_size=32", "lowres_size=16", "net.dim=16", "net.num_res_blocks=1",
+            "super_resolution": ["space.image_size=32", "lowres.size=16", "net.dim=16", "net.num_res_blocks=1",
                                  "net.attn_resolutions=[2]"],
-            "super_resolution_2": ["image_size=64", "lowres_size=32", "crop_size=32", "net.dim=16",
+            "super_resolution_2": ["space.image_size=64", "lowres.size=32", "lowres.crop_size=32", "net.dim=16",
                                    "net.num_res_blocks=1", "net.attn_resolutions=[4]"],
         }.items() for key in keys),
     ]  # fmt: skip

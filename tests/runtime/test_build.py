@@ -49,7 +49,7 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.UNet.forward", "networks.unet.UNet.__init__", "networks.unet.UNet.__class__", "networks.unet.Tensor",
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
-    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
+    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.full_precision",
     "rng.keyed.keyed_generators", "evaluation.extractors.base.file_sha256", "evaluation.extractors.base.Frozen",
     "evaluation.metrics.clip_score._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
@@ -234,9 +234,9 @@ networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText 
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
 networks.unet_ddpm.ResBlock networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
-objectives.pixels.Bernoulli objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic
-objectives.pixels.DiscretizedLogisticMixture objectives.pixels.Gaussian objectives.pixels.PixelLikelihood
-optimizers.muon.Muon optimizers.schedules.WarmupDecay
+networks.vector_net.VectorBlock networks.vector_net.VectorNet objectives.pixels.Bernoulli
+objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic objectives.pixels.DiscretizedLogisticMixture
+objectives.pixels.Gaussian objectives.pixels.PixelLikelihood optimizers.muon.Muon optimizers.schedules.WarmupDecay
 """
 REACHABLE_OUTSIDE = """
 runtime.checkpoint.load_module runtime.wandb.WandbLogger torch.optim.Adafactor torch.optim.Adagrad torch.optim.Adam
