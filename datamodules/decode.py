@@ -1,4 +1,4 @@
-"""Image files to square uint8 arrays, with one named reason for every file that cannot be used.
+"""Image files to square uint8 arrays, and a named reason for every file that cannot be used.
 
 Pillow, not torchvision.io: the latter can take the whole process down on a damaged PNG.
 """
