@@ -63,7 +63,8 @@ def test_another_length_comes_out_of_two_that_were_tracked():
         exact = average(weights[:step], gamma_of(sigma_rel))[-1]
         nearest = min((a[step - 1] - exact).abs().max().item() for a in tracked)
         error = (found - exact).abs().max().item()
-        assert error < (1e-2 if sigma_rel == 0.15 else 3e-3), (step, sigma_rel, error)  # 0.15 lies outside the two
+        limit = {0.05: 1e-9, 0.075: 1e-3}.get(sigma_rel, 1e-2)  # 0.15 lies outside the two, 0.06 on half the snapshots
+        assert error < limit, (step, sigma_rel, error)
         if sigma_rel != 0.05:
             assert error < nearest / 10, (step, sigma_rel, error, nearest)
 
