@@ -173,14 +173,14 @@ def check(command: str, cfg: DictConfig) -> dict[str, Any]:
     try:
         schema.model_validate(plain)
     except ValidationError as error:
-        raise ValueError(_said(schema, plain, error.errors()[0]["loc"])) from None
+        raise ValueError(_message(schema, plain, error.errors()[0]["loc"])) from None
     usable_device(plain.get("device", "auto"))
     check_nodes({key: value for key, value in plain.items() if key not in ("hydra", "choices")})
     return plain
 
 
-def _said(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
-    """The line on a wrong setting at `loc`, whose deeper parts name alternatives of a type and not settings."""
+def _message(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
+    """One line on the wrong setting at `loc`. The deeper parts of `loc` name alternatives of a type, not settings."""
     name, wanted, value = "", schema, plain
     for part in loc:
         if not (isinstance(wanted, type) and issubclass(wanted, BaseModel)):
