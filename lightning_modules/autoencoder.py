@@ -12,18 +12,19 @@ from contracts import Request
 from diffusion.random import keyed_randn
 from lightning_modules.base import GenerativeModule
 from networks.autoencoder import check_latent_dim
+from objectives.processes import mean_over_processes
 
 PEAK_SQUARED = 4.0  # the range of pixels in [-1, 1], squared
-MEMORY_BATCHES = 100  # batches that the latents' moments look back on, about
+MEMORY_BATCHES = 100  # about as many recent batches enter the latents' moments
 
 
 class Autoencoder(GenerativeModule):
     """Minimises the squared error of decode(encode(image)).
 
-    An autoencoder is no model of P(image): nothing in its training says how latents are distributed. To be sampled at
-    all, it keeps the mean and covariance of the latents of recent training images, in buffers that travel in the
-    checkpoint, and ``sample`` decodes draws from the normal distribution of these moments. What that makes of latents
-    which are not normal shows in the pictures, and is why the variational autoencoder was invented.
+    An autoencoder is not a model of P(image): its training does not shape the distribution of the latents. For sampling
+    it keeps the mean and covariance of the latents of recent training images, in buffers of the checkpoint. ``sample``
+    decodes draws from the normal distribution with these moments. The latents are not normal, so the samples are poor;
+    the variational autoencoder solves this.
 
     Args:
         encoder: partial of a net of ``networks.autoencoder``; called with image_size, channels and out_dim.
@@ -99,22 +100,24 @@ class Autoencoder(GenerativeModule):
         return None if self.latent_batches else "the autoencoder has seen no images to learn the latents from: train it"
 
     def _follow(self, z: Tensor) -> None:
-        """Moves mean and covariance towards those of a batch of latents (B, d): at first their average over batches,
-        then an exponential one, since the encoder goes on changing."""
+        """Update mean and covariance with this process's latents (B, d) of a batch that all processes share.
+
+        The first batches are averaged equally, later ones exponentially, because the encoder still changes.
+        """
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
-            mean = z.mean(0)
-            cov = (z - mean).T @ (z - mean) / len(z)
+            mean = mean_over_processes(z.mean(0))
+            cov = mean_over_processes((z - mean).T @ (z - mean) / len(z))
             weight = 1 / (self.latent_batches + 1).clamp(max=MEMORY_BATCHES).float()
             step = mean - self.latent_mean
             mixed = torch.lerp(self.latent_cov, cov, weight) + weight * (1 - weight) * torch.outer(step, step)
-            good = mixed.isfinite().all()  # a batch that broke leaves the moments as they were
+            good = mixed.isfinite().all()  # a batch with NaN changes nothing
             self.latent_mean.copy_(torch.where(good, self.latent_mean + weight * step, self.latent_mean))
             self.latent_cov.copy_(torch.where(good, mixed, self.latent_cov))
             self.latent_batches += good
 
 
 def root(cov: Tensor) -> Tensor:
-    """L with L L^T = cov (d, d) up to a millionth of its mean variance, which few images need to have a root."""
+    """L with L L^T = cov (d, d), plus a millionth of the mean variance, without which few images give a singular cov."""
     jitter = 1e-6 * cov.diagonal().mean() + torch.finfo(cov.dtype).tiny
     return torch.linalg.cholesky(cov + jitter * torch.eye(len(cov), dtype=cov.dtype))

@@ -1,4 +1,4 @@
-"""A classifier: no generator itself, but its features and class scores judge those that are."""
+"""A classifier: it draws no images; evaluation uses its features and class scores to judge generators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSAL = "a classifier draws no images: it judges those of others, as docs/eval
 
 
 class Classifier(GenerativeModule):
-    """P(class | image) by cross-entropy; trained and stored like every family, and sampled by none.
+    """P(class | image) by cross-entropy; trained and stored like every family, but it draws no samples.
 
     Args:
         net: images in [-1, 1] -> class scores, with `features` before its last layer (networks.classifier).

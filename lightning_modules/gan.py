@@ -19,17 +19,17 @@ from objectives.penalties import gradient_penalty, half_square, lazy, scores_and
 
 
 class GAN(GenerativeModule):
-    """G(z), z ~ N(0, I), trained to be taken for data by a discriminator D that is trained to tell them apart.
+    """G(z), z ~ N(0, I): G learns to make images that D takes for data, and D learns to tell them from data.
 
-    A batch of the data is one step: D's update and, in every ``critic_steps``-th, then one of G. So ``optimizer_steps``
-    counts D's updates, a step uses as many images of the data as in any family, and G is updated optimizer_steps /
-    critic_steps times. With ``trainer.accumulate`` a step waits for that many batches, and both players use them
-    all. Every update draws latents of its own, keyed by the samples' seeds and the player. D sees augmented images
-    only; r1 and r2 are on its slope by the image before, the gradient penalty on that between images as D sees them.
-    ``d_loss`` is logged without the penalties, and they without their weights.
+    One batch is one step. A step updates D; every ``critic_steps``-th step then updates G. So ``optimizer_steps`` counts
+    D's updates, and G gets optimizer_steps / critic_steps of them. With ``trainer.accumulate`` a step collects that many
+    batches, and both players use all of them. Every update draws its own latents, keyed by the samples' seeds and the
+    player. D sees augmented images only. r1 and r2 penalise its slope by the image before augmentation; the gradient
+    penalty is taken between augmented images. ``d_loss`` is logged without the penalties, and these without their
+    weights.
 
-    Under data parallelism batch norm computes its statistics within each process; nets without it give what one
-    process gives on the whole batch.
+    With several processes batch norm takes its statistics within each process. Nets without it train as one process
+    does on the whole batch.
 
     Args:
         generator: partial of a net (z (B, latent_dim), label (B,) or None) -> images in [-1, 1], called with
@@ -155,7 +155,7 @@ class GAN(GenerativeModule):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``d_loss``, ``g_loss``, and D's scores and shares of right answers; there is no one loss to minimise.
 
-        D's values at validation images against those at training images tell how much of the data it knows by heart.
+        Where D scores training images higher than validation images, it has memorised training images.
         """
         return self.discriminator_losses(batch)[1] | self.generator_losses(batch)[1]
 
@@ -201,7 +201,7 @@ class GAN(GenerativeModule):
             loss, logged = losses_of(batch)
             for name, value in logged.items():
                 self.last_losses[name] = self.last_losses.get(name, 0.0) + value.detach() / len(batches)
-            # Autocast off: a penalty's second derivative would else be multiplied in half precision.
+            # Without autocast: a penalty's second derivative needs full precision.
             with torch.autocast(self.device.type, enabled=False), nullcontext() if i == len(batches) - 1 else alone():
                 self.manual_backward(loss / len(batches))
         optimizer.step()
@@ -248,7 +248,7 @@ class GAN(GenerativeModule):
         Args:
             truncation: factor on the latents, 1 by default; below 1 images are more typical and less varied.
         Raises: ValueError for a request without classes where the model needs them, unknown classes, a negative truncation or an
-            option that a GAN has not.
+            option that a GAN does not have.
         Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor
         """
         if others:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Growing:
         self.push()
 
     def push(self) -> bool:
-        """Hands the tail to the system; False if it takes no more, which is said once."""
+        """Hands the tail to the system; False if it takes no more, with one warning."""
         try:
             if self._file is None:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -114,7 +115,7 @@ class JsonlLogger(Logger):
         return {name: {"start": file.start or 0, "text": file.tail.decode()} for name, file in left.items()}
 
     def rewind(self, step: int, unwritten: dict[str, dict[str, Any]] | None = None) -> None:
-        """Drops lines after `step`, a torn last line and what is no line of ours.
+        """Drops lines after `step`, an incomplete last line, and damaged lines.
 
         Args:
             unwritten: what the checkpoint of that step carries for the files; they get it as soon as they can.
@@ -125,7 +126,7 @@ class JsonlLogger(Logger):
             path, carried = self.dir / name, (unwritten or {}).get(name)
             there = path.read_bytes() if path.exists() else b""
             wanted = there if carried is None else there[: carried["start"]] + carried["text"].encode()
-            kept = b"".join(text for text, line in _lines(wanted, path) if line["step"] <= step)
+            kept = b"".join(_until(step, wanted, path))
             same = len(kept) if there.startswith(kept) else len(os.path.commonprefix([there, kept]))
             if same < len(kept) and carried is None:
                 with replacing(path, durable=True) as fresh:
@@ -158,8 +159,25 @@ class JsonlLogger(Logger):
         """The configuration is in config.yaml."""
 
 
-def _lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The lines of ours: whole, a JSON object with a step. Others, which only damage leaves, are named."""
+def _until(step: int, data: bytes, path: Path) -> list[bytes]:
+    """The lines up to a step. A damaged one among them is named; after them a kill or a torn write is nothing to tell."""
+    lines = _lines(data, path)
+    kept = [number for number, _, line in lines if line["step"] <= step]
+    for number, _, line in lines:  # steps never go back
+        if line["step"] > step and kept and number < kept[-1]:
+            _name(path, number)
+    torn = re.match(rb'{"step": (\d+)\D', data[data.rfind(b"\n") + 1 :])
+    if torn and max((line["step"] for _, _, line in lines), default=-1) < int(torn[1]) <= step:
+        _name(path, data.count(b"\n") + 1)
+    return [text for _, text, line in lines if line["step"] <= step]
+
+
+def _name(path: Path, number: int) -> None:
+    print(f"warning: {path}: line {number} is damaged and left out", flush=True)
+
+
+def _lines(data: bytes, path: Path) -> list[tuple[int, bytes, dict[str, Any]]]:
+    """The complete lines with their numbers, each a JSON object with a step. Damaged lines are named and left out."""
     found = []
     parts = data.split(b"\n")
     for number, text in enumerate(parts[:-1], 1):  # what follows the last line end is torn
@@ -168,9 +186,9 @@ def _lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
         except ValueError:
             line = None
         if isinstance(line, dict) and isinstance(line.get("step"), int):
-            found.append((text + b"\n", line))
+            found.append((number, text + b"\n", line))
         else:
-            print(f"warning: {path}: line {number} is damaged and left out", flush=True)
+            _name(path, number)
     return found
 
 
@@ -178,6 +196,6 @@ def last_values(dir: Path) -> dict[str, Any]:
     """The newest value of every metric of a run."""
     values: dict[str, Any] = {}
     for path in (dir / name for name in FILES):
-        for _, line in _lines(path.read_bytes(), path) if path.exists() else ():
+        for _, _, line in _lines(path.read_bytes(), path) if path.exists() else ():
             values |= line
     return values

@@ -26,7 +26,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number of at
 Finite = Annotated[float, Field(allow_inf_nan=False), "a number"]
 Share = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
 
-# What numbers of a name may be, in every constructor of ours.
+# The range of numbers by argument name, in all constructors of this repository.
 RANGES: dict[str, Any] = {
     **dict.fromkeys((
         "attn_resolutions", "batch_size", "channels", "components", "critic_steps", "crop_size", "dim", "dim_mults",
@@ -49,9 +49,9 @@ RANGES: dict[str, Any] = {
         "beta", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature", "weight_decay",
     ), NotNegative),
     **dict.fromkeys((
-        "aug_level", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",
+        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",
         "guidance_rescale", "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum",
-        "threshold_percentile", "truncation", "val_fraction",
+        "test_fraction", "threshold_percentile", "truncation", "val_fraction",
     ), Share),
     **dict.fromkeys((
         "centres", "guidance_scale", "log_snr_max", "log_snr_min", "noise_levels", "shift",
@@ -191,7 +191,7 @@ def fits(value: Any, annotation: Any) -> bool:
         _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError:
         return False
-    except PydanticUserError:  # a type that pydantic knows nothing of
+    except PydanticUserError:  # a type that pydantic does not know
         return True
     return True
 

@@ -18,7 +18,7 @@ from runtime.checkpoint_io import checkpoints, read, step_of, verified
 from runtime.config import compose, has_key, parse, unknown_setting
 from runtime.foreign import read_foreign_config, settle
 from runtime.places import check_folder, check_places, remember, trusted
-from runtime.settings import check_train
+from runtime.settings import check_judges, check_train
 
 BUILT = ("model", "data", "trainer", "callbacks", "logger")  # what a configuration builds objects of
 # What does not change the weights that a run computes: how long, where, what is shown and kept on the way. A name ends
@@ -71,6 +71,7 @@ def fresh(overrides: Sequence[str]) -> DictConfig:
     """A new run's configuration, with its directory chosen."""
     cfg = compose("train", overrides)
     check_train(cfg)
+    check_judges(plain({key: cfg[key] for key in cfg if key in (*BUILT, "classifier", "extractor")}))
     # Only process 0 writes; the others, which would read another time for a name, need no directory.
     path = run_dir.choose(cfg) if is_process_zero() else Path(cfg.run_dir or cfg.paths.runs)
     with open_dict(cfg):
@@ -98,7 +99,7 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
         for override in overrides:
             change(cfg, override, force)
         cfg.run_dir, cfg.resume_force = str(path), force
-        cfg.paths.runs = "${repo:runs}"  # where runs/latest is, is not for the file to say
+        cfg.paths.runs = "${repo:runs}"  # the file does not decide where runs/latest is
         # After the changes, which what is built may refer to.
         check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
         check_targets(cfg.model, "model", trust=trust, kind=MODULE)
@@ -187,7 +188,7 @@ def usable(file: Path) -> dict[str, Any] | None:
 
 
 def change(cfg: DictConfig, override: Override, force: bool) -> None:
-    """Applies one override to a resumed run's configuration, and says so."""
+    """Applies one override to a resumed run's configuration, and prints the change."""
     key = override.key_or_group
     keeps = f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… ="
     if override.is_add() or override.is_delete() or not has_key(cfg, key):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from runtime.config import CONF
 from runtime.nodes import Count, Finite, Positive, Seed, Share, arguments, check_nodes, check_values, expected, shown, takes
+
 
 def only(condition: Callable[[Any], Any]) -> AfterValidator:
     """Values that meet a condition."""
@@ -176,7 +177,42 @@ def check(command: str, cfg: DictConfig) -> dict[str, Any]:
         raise ValueError(_message(schema, plain, error.errors()[0]["loc"])) from None
     usable_device(plain.get("device", "auto"))
     check_nodes({key: value for key, value in plain.items() if key not in ("hydra", "choices")})
+    if command == "evaluate":
+        check_judges(plain, needed=True)
     return plain
+
+
+LOADER = "runtime.checkpoint.load_module"
+
+
+def check_judges(plain: dict[str, Any], needed: bool = False) -> None:
+    """Raises FileNotFoundError, or ValueError where it is `needed` and not given, for a trained judge that is not there.
+
+    A judge is a node with `ckpt` that loads it through `load_module`, anywhere in `evaluator` or `callbacks`. It stands in
+    a node of its own, such as `classifier`, which the messages name, since evaluators only refer to it.
+    """
+    from runtime.checkpoint import locate
+
+    def judges(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if isinstance(node, dict):
+            if isinstance(node.get("load"), dict) and node["load"].get("_target_") == LOADER and "ckpt" in node:
+                yield where, node
+            for key, value in node.items():
+                yield from judges(value, f"{where}.{key}")
+        elif isinstance(node, list):
+            for i, value in enumerate(node):
+                yield from judges(value, f"{where}[{i}]")
+
+    own = [name for name, node in plain.items() if name not in ("evaluator", "callbacks") and any(judges(node, name))]
+    for part in ("evaluator", "callbacks"):
+        for where, node in judges(plain.get(part), part):
+            name = f"{next((n for n in own if plain[n] == node), where)}.ckpt"
+            if node["ckpt"] is not None:
+                locate(node["ckpt"], name)
+            elif needed:
+                metric = where.split(".")[1]
+                raise ValueError(f"{name}=null: {part}.{metric} needs a classifier: train one (python train.py model=classifier "
+                                 f"data=…) and give {name}=RUN, or leave the metric out with {part}.{metric}=null")
 
 
 def _message(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:

@@ -1,7 +1,7 @@
 """Trainings that are killed, starved and damaged until they are done, each compared with one that nobody disturbed.
 
     python -m benchmarks.chaos minutes=30
-    python -m benchmarks.chaos kills=1000 damaged=600 fuzzed=1500 seed=0 out=benchmarks/results/chaos.json
+    python -m benchmarks.chaos minutes=90 kills=1000 damaged=600 fuzzed=1500 troubles=30 reach=0.25 signals=0.85
 
 Every number is a lower bound on what to do; `minutes` ends it in any case. Problems make the exit code 1, and what
 they left stays on disk. The result is a JSON file with a table beside it.
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import sessions
-from benchmarks.chaos.campaign import Campaign
-from benchmarks.chaos.families import FAMILIES, MODULES, make_material, tasks
+from benchmarks.chaos.campaign import Campaign, Pace
+from benchmarks.chaos.families import FAMILIES, make_material, tasks
 from benchmarks.chaos.files import damaged_checkpoints, fuzzed_images
 from benchmarks.chaos.tally import Tally
 from benchmarks.common import RESULTS, machine, provenance, run, write_json
@@ -38,6 +38,9 @@ class Settings:
     damaged: int = 60  # checkpoints to damage
     fuzzed: int = 150  # image files to mutate
     pictures: int = 3  # runs whose data goes bad
+    troubles: int = Pace.troubles  # of one run, at most
+    reach: float = Pace.reach  # a signal comes within this share of a whole training's time
+    signals: float = Pace.signals  # share of troubles that are signals, not full disks
     families: list[str] = field(default_factory=lambda: list(FAMILIES))
     seed: int = 0
     out: Path = RESULTS / "chaos.json"
@@ -56,18 +59,22 @@ def parse(words: list[str]) -> Settings:
             if key == "families":
                 given[key] = value.strip("[]").split(",")
             else:
-                given[key] = {"minutes": float, "out": Path, "dir": Path}.get(key, int)(value)
+                given[key] = {"minutes": float, "reach": float, "signals": float, "out": Path, "dir": Path}.get(key, int)(value)
         except ValueError:
             raise ValueError(f"{word}: give a number") from None
     if any(isinstance(value, (int, float)) and value < 0 for value in given.values()):
         raise ValueError("give numbers of at least 0")
-    return Settings(**given)
+    settings = Settings(**given)
+    if settings.troubles < 1 or settings.reach > 1 or settings.signals > 1:
+        raise ValueError(f"troubles={settings.troubles} reach={settings.reach:g} signals={settings.signals:g}: "
+                         "give at least 1 trouble, and shares up to 1")  # fmt: skip
+    return settings
 
 
 def main() -> None:
     settings = parse(sys.argv[1:])
     todo = tasks(settings.families)
-    sessions.preload(*MODULES)
+    sessions.preload("benchmarks.chaos.warm")
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     work = settings.dir or Path(tempfile.mkdtemp(prefix="chaos-", dir=parent))
@@ -76,7 +83,8 @@ def main() -> None:
     disk = small_disk(work / "disk")
     tally = Tally()
     began = time.monotonic()
-    campaign = Campaign(work, work / "material", disk, tally, settings.seed, began + 60 * settings.minutes)
+    pace = Pace(settings.troubles, settings.reach, settings.signals)
+    campaign = Campaign(work, work / "material", disk, tally, settings.seed, began + 60 * settings.minutes, pace)
     before = machine(threads=1)
     try:
         campaigns(campaign, settings, todo, began)

@@ -18,8 +18,23 @@ from benchmarks.chaos import troubles
 from benchmarks.chaos.families import STEPS, Task
 from benchmarks.chaos.tally import Tally
 
-MOST_TROUBLES = 6  # of one run; then it is left in peace
 SESSION_SEC = 240.0  # a session that takes longer hangs; an undisturbed one takes a few seconds
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How hard runs are met.
+
+    Args:
+        troubles: at most so many for one run; then it is left in peace.
+        reach: a signal comes within this share of an undisturbed training's time. The shorter, the more of them a run
+            meets before it is done.
+        signals: share of troubles that are signals; the rest are full disks.
+    """
+
+    troubles: int = 6
+    reach: float = 0.9
+    signals: float = 0.72
 
 
 @dataclass
@@ -52,7 +67,10 @@ class Place:
 class Campaign:
     """Disturbs runs in `work`; `disk` is a small file system for runs on an almost full disk, or None."""
 
-    def __init__(self, work: Path, material: Path, disk: Path | None, tally: Tally, seed: int, end: float = math.inf) -> None:
+    def __init__(
+        self, work: Path, material: Path, disk: Path | None, tally: Tally, seed: int, end: float = math.inf, pace: Pace = Pace()
+    ) -> None:
+        self.pace = pace
         self.end = end  # by time.monotonic(): nothing is begun after it
         self.work, self.material, self.disk, self.tally = work, material, disk, tally
         self.rng = random.Random(seed)
@@ -93,9 +111,9 @@ class Campaign:
         place = Place(task, folder, (self.disk / folder.name if small else folder / "run"), small)
         found = len(self.tally.problems)
         self.tally.add("runs")
-        kinds = troubles.TOGETHER if task.processes > 1 else troubles.ALONE
+        kinds = troubles.TOGETHER if task.processes > 1 else troubles.with_signals(troubles.ALONE, self.pace.signals)
         done = False
-        for _ in range(self.rng.randint(1, MOST_TROUBLES)):
+        for _ in range(self.rng.randint(1, self.pace.troubles)):
             done = self.session(place, troubles.choose(kinds, self.rng), reference)
             if done:
                 break
@@ -155,7 +173,7 @@ class Campaign:
             time.sleep(rng.uniform(0, 1.0))
             return troubles.send(process, kind) if process.is_alive() else False
         self.wait(log, process)
-        process.join(rng.uniform(0, 0.9 * reference.train_sec))
+        process.join(rng.uniform(0, self.pace.reach * reference.train_sec))
         if kind == "sigkill_writing":
             checkpoints = place.run / "checkpoints"
             while process.is_alive() and not any(".tmp-" in e.name for e in os.scandir(checkpoints)):
@@ -179,7 +197,7 @@ class Campaign:
         return code == 0 and finished
 
     def check_left_behind(self, place: Place, process: Process, kind: str) -> None:
-        left = sessions.left_behind(process.pid, within=20 if place.task.processes > 1 else 3)
+        left = sessions.left_behind(process.pid, within=30)
         if left:
             self.problem("left_behind", place, f"{kind}: {len(left)} processes")
         for pid in left:

@@ -13,7 +13,8 @@ STEPS = 24
 MODULES = (
     "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.gan",
     "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
-    "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "optimizers.muon",
+    "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "callbacks.checkpoint",
+    "callbacks.metrics_log", "callbacks.nan_guard", "callbacks.validate", "optimizers.schedules", "optimizers.muon",
     "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
 )  # fmt: skip  what configurations name, for the process that all sessions are forked from
 

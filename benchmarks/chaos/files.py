@@ -97,6 +97,8 @@ def fuzzed_images(campaign: Campaign, n: int, seed: int) -> None:
         tally.add("fuzzed", len(verdicts))
         tally.add("pictures", verdicts.count("picture"))
         tally.add("refused", verdicts.count("refused"))
+        told_stock = run_stock(paths, folder / f"{start}-stock.log")
+        tally.add("stock_ended", len(paths) - told_stock.count("picture"))
         wrong = [line for line in told if line.startswith("crashed ")]
         if process.exitcode != 0:
             what = f"the process ended with {process.exitcode} at {paths[min(len(verdicts), len(paths) - 1)].name}"
@@ -106,6 +108,18 @@ def fuzzed_images(campaign: Campaign, n: int, seed: int) -> None:
         if not wrong and process.exitcode == 0:
             for path in (*paths, log):
                 path.unlink()
+
+
+def run_stock(paths: list[Path], log: Path) -> list[str]:
+    """`picture` or `error` for each file, as torchvision's folder of images opens it: an error ends a training."""
+    process = sessions.start_call(read_stock, [[str(p) for p in paths]], log)
+    process.join(campaign_seconds(len(paths)))
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    told = [line for line in log.read_text(errors="replace").splitlines() if line in ("picture", "error")]
+    log.unlink()
+    return told
 
 
 def campaign_seconds(images: int) -> float:
@@ -161,3 +175,18 @@ def read_images(paths: list[str]) -> None:
             print(f"refused {path} {bad.reason}", flush=True)
         except Exception as error:  # an error without a name of ours ends a training
             print(f"crashed {path}: {type(error).__name__}: {error}", flush=True)
+
+
+def read_stock(paths: list[str]) -> None:
+    """Reads each file with torchvision's own loader and prints what came of it."""
+    import warnings
+
+    from torchvision.datasets.folder import pil_loader
+
+    warnings.simplefilter("ignore")
+    for path in paths:
+        try:
+            pil_loader(path)
+            print("picture", flush=True)
+        except Exception:  # any of them would leave the loader
+            print("error", flush=True)

@@ -1,6 +1,6 @@
 """The same accidents on Lightning's own recipe: ModelCheckpoint, `ckpt_path="last"`, a shuffled loader.
 
-    python -m benchmarks.chaos.stock kills=100 [rows=plain,stateful] [minutes=10] [seed=0] [out=FILE]
+    python -m benchmarks.chaos.stock kills=100 [rows=plain,stateful] [minutes=10] [seed=0] [troubles=6] [reach=0.9] [out=FILE]
 
 The task is that of `families.py`: an autoencoder with noise on the same IDX files, AdamW, as many steps, a checkpoint at
 every step. Nothing of this repository acts in it: Lightning's Trainer, its ModelCheckpoint (save_last, the two newest)
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import sessions
 from benchmarks.chaos import troubles
+from benchmarks.chaos.campaign import Pace
 from benchmarks.chaos.families import STEPS, make_material
 from benchmarks.common import RESULTS, machine, markdown_table, provenance, require, run, write_json
 
@@ -112,7 +113,8 @@ def contents(folder: Path) -> dict[str, Any]:
 class Stock:
     """Disturbed runs of one row."""
 
-    def __init__(self, row: str, work: Path, seed: int) -> None:
+    def __init__(self, row: str, work: Path, seed: int, most: int, reach: float) -> None:
+        self.most, self.reach = most, reach
         self.row, self.work, self.rng = row, work / row, random.Random(seed)
         self.images = work / "material" / "data" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
         self.counts: Counter[str] = Counter()
@@ -140,7 +142,7 @@ class Stock:
         folder = self.work / f"run-{self.counts['runs']}"
         self.counts["runs"] += 1
         damaged = False
-        for _ in range(self.rng.randint(1, 6)):
+        for _ in range(self.rng.randint(1, self.most)):
             code = self.accident(folder)
             if code == 0 and self.finished(folder):
                 break
@@ -165,7 +167,7 @@ class Stock:
         process = self.start(folder)
         log = folder / "log"
         sessions.wait_for(lambda: log.exists() and "run: " in log.read_text(), process, SESSION_SEC)
-        process.join(self.rng.uniform(0, 0.9 * self.train_sec))
+        process.join(self.rng.uniform(0, self.reach * self.train_sec))
         if kind == "sigkill_writing":
             # Lightning writes into the system's temporary folder and moves: the best moment is a new file's first bytes
             before = {p.name for p in (folder / "checkpoints").glob("*")} if (folder / "checkpoints").exists() else set()
@@ -225,7 +227,8 @@ LINES = {
 
 def main() -> None:
     given = dict(word.partition("=")[::2] for word in sys.argv[1:])
-    known = {"kills": "50", "minutes": "30", "rows": ",".join(ROWS), "seed": "0", "out": str(RESULTS / "chaos_stock.json")}
+    known = {"kills": "50", "minutes": "30", "rows": ",".join(ROWS), "seed": "0", "troubles": str(Pace.troubles),
+             "reach": str(Pace.reach), "out": str(RESULTS / "chaos_stock.json")}  # fmt: skip
     if unknown := set(given) - set(known):
         raise ValueError(f"{unknown.pop()}: give key=value with one of {', '.join(known)}")
     known |= given
@@ -238,14 +241,14 @@ def main() -> None:
         if row not in ROWS:
             raise ValueError(f"rows={row}: choose from {', '.join(ROWS)}")
         end = time.monotonic() + 60 * float(known["minutes"]) / len(rows)
-        stock = Stock(row, work, int(known["seed"]))
+        stock = Stock(row, work, int(known["seed"]), int(known["troubles"]), float(known["reach"]))
         while stock.counts["kills"] < int(known["kills"]) and time.monotonic() < end:
             stock.disturb()
             print(f"{ROWS[row]}: {dict(stock.counts)}", flush=True)
         result[row] = {"counts": dict(stock.counts), "exit_codes": dict(sorted(stock.exits.items()))}
     shutil.rmtree(work)
     out = Path(known["out"])
-    settings = {key: known[key] for key in ("kills", "minutes", "rows", "seed")}
+    settings = {key: known[key] for key in ("kills", "minutes", "rows", "seed", "troubles", "reach")}
     packages = ("torch", "pytorch-lightning", "torchdata")
     write_json(out, {"settings": settings, "rows": result, "machine": machine(1), **provenance(*packages)})
     cells = [[what, *(str(result[row]["counts"].get(name, 0)) for row in rows)] for name, what in LINES.items()]

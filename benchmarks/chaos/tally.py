@@ -102,6 +102,7 @@ NAMES = {
     "fuzzed": "damaged image files read",
     "pictures": "… that still give a picture",
     "refused": "… refused with a named reason",
+    "stock_ended": "… at which torchvision's loader would have ended the training",
     "bad_pictures": "pictures that went bad between two sessions of a run",
     "bad_pictures_counted": "… named, and the run went on or was refused in one line",
 }

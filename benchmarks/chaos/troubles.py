@@ -9,7 +9,7 @@ import resource
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing import Process
 from pathlib import Path
@@ -37,7 +37,13 @@ DAMAGES = ("truncated", "bit_flipped", "zeroed_block", "swapped_blocks", "empty"
 BLOCK = 512
 
 
-def choose(weights: dict[str, int], rng: random.Random) -> str:
+def with_signals(weights: dict[str, int], share: float) -> dict[str, float]:
+    """The same kinds, with signals as often as `share` says, and as they were among themselves."""
+    total = {kind: sum(w for k, w in weights.items() if (k in SIGNALS) == kind) for kind in (True, False)}
+    return {k: w / total[k in SIGNALS] * (share if k in SIGNALS else 1 - share) for k, w in weights.items()}
+
+
+def choose(weights: Mapping[str, float], rng: random.Random) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 

@@ -23,13 +23,22 @@ class Level(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
         self.batches_seen = self.optimizer_steps = 4
-        self.images_seen, self.asked = 256, []
+        self.images_seen, self.asked, self.moments = 256, [], False
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         assert not self.training and not torch.is_grad_enabled()
         self.asked.append(batch_idx)
+        if self.moments:
+            x = batch["image"].float() * self.weight
+            return {"moments": torch.stack([x.mean(), x.square().mean()]), "loss": x.mean()}
         loss = (batch["image"].float() * self.weight).mean()
         return {"loss": loss, "other": loss.bfloat16()}
+
+    def validation_summary(self, means: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        if not self.moments:
+            return means
+        first, second = means["moments"]
+        return {"loss": means["loss"], "images": images, "variance": second - first.square()}
 
 
 BATCHES = [{"image": torch.tensor([1.0, 2.0, 6.0])}, {"image": torch.tensor([4.0, 2.0])}, {"image": torch.tensor([9.0])}]
@@ -57,6 +66,16 @@ def test_every_image_weighs_the_same(processes: int) -> None:
     lines, module = run(Validate(every_steps=2), processes)
     assert lines == [(4, {"images": 256, "val/loss": 24 / 6, "val/other": pytest.approx(4, rel=0.01)})]
     assert module.asked == [0, 1, 2] and module.training and module.weight.item() == 0
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_is_no_mean_over_images_is_computed_from_means_over_all_of_them(processes: int) -> None:
+    module = Level()
+    module.moments = True
+    ((_, line),), _ = run(Validate(every_steps=2), processes, module)
+    variance = torch.cat([batch["image"] for batch in BATCHES]).var(correction=0).item()
+    expected = {"images": 256, "val/loss": 24 / 6, "val/images": 6 * processes, "val/variance": pytest.approx(variance)}
+    assert line == expected
 
 
 def test_sums_are_joined_by_adding(monkeypatch: pytest.MonkeyPatch) -> None:

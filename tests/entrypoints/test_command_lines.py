@@ -235,6 +235,9 @@ TRAINING = [
     ("imagen", "data.num_images=0", "data.num_images=0"),
     ("points", "data.std=-1", f"data.std=-1: give {ABOVE}"),
     ("toy", "data.batch_size=7 trainer.devices=2", "batch_size=7"),
+    ("gan", "+extractor@classifier=classifier classifier.ckpt=nope +callbacks.evaluate._target_=callbacks.evaluation.Evaluate "
+     "'+callbacks.evaluate.evaluators={{fd: {{_target_: evaluators.frechet.FrechetDistance, extractor: ${{classifier}}}}}}' "
+     "+callbacks.evaluate.every_steps=1 +callbacks.evaluate.n=4", "classifier.ckpt=nope: no such file, run or name in zoo/"),
     # autoencoder, vae, classifier
     ("autoencoder", "model.latent_dim=0", f"model.latent_dim=0: give {WHOLE} 1"),
     ("autoencoder", "model.latent_dim=-32", "model.latent_dim=-32"),
@@ -498,6 +501,11 @@ EVALUATING = [
     ("ckpt={toy} max_broken=2", f"max_broken=2: give {SHARE}"),
     ("ckpt={toy} allow_lossy=maybe", "allow_lossy=maybe"),
     ("ckpt={classifier}", "a classifier draws no images"),
+    ("ckpt={toy} n=4 splits=[val] evaluator=classifier", "classifier.ckpt=null: evaluator.fd_classifier needs a classifier: train one"),
+    ("ckpt={toy} n=4 splits=[val] evaluator=classifier classifier.ckpt=nope", "classifier.ckpt=nope: no such file, run or name in zoo/"),
+    ("ckpt={toy} n=4 splits=[val] evaluator=classifier classifier.ckpt={empty}", "classifier.ckpt={empty}: no such file, run or name"),
+    ("ckpt={toy} evaluator=stacked", "classifier.ckpt=null: evaluator.stacked needs a classifier"),
+    ("ckpt={toy} extractor=classifier", "extractor.ckpt=null: evaluator.fd_inf needs a classifier"),
     ("images={empty}", "images= needs reference="),
     ("images=nowhere reference={empty}", "nowhere"),
     ("images={empty} reference={empty}", "{empty}"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 from torch.nn import functional as F
 
 import evaluate
@@ -14,7 +16,7 @@ import train
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from tests.datamodules.class_data import small_run, write_class_data
-from tests.sessions import assert_same, contents
+from tests.sessions import assert_same, contents, run
 from tests.toy import CONF
 
 
@@ -69,6 +71,28 @@ def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
     for side in (whole, parts):
         side.pop("metrics"), side.pop("callbacks")  # the stop at step 3 validated and logged once more
     assert_same(whole, parts)
+
+
+def test_two_processes_train_an_objective_of_the_whole_batch_as_one(place: Path, tmp_path: Path) -> None:
+    more = ["likelihood=gaussian_optimal", "model.free_bits_nats=0.5", "trainer.max_steps=6", "callbacks.samples=null",
+            "model.optimizer._target_=torch.optim.Adam", "~model.optimizer.adam_lr",
+            "+model.optimizer.eps=1e-2"]  # Muon computes in bfloat16, and a small eps magnifies rounding
+    train.main(overrides(place, "one", *more))
+    log = tmp_path / "log"
+    two = overrides(place, "two", *more, "trainer.devices=2", "trainer.strategy=ddp_fork")
+    assert run(two, log) == 0, log.read_text()
+    one, two = contents(place / "one"), contents(place / "two")
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(value, two["state_dict"][name], atol=1e-6), name
+    for x, y in zip(one["metrics"].splitlines(), two["metrics"].splitlines(), strict=True):
+        x, y = json.loads(x), json.loads(y)
+        assert x.keys() == y.keys() and all(x[key] == pytest.approx(y[key], rel=1e-5, abs=1e-5) for key in x)
+
+
+def test_an_objective_of_the_whole_batch_is_not_accumulated(place: Path) -> None:
+    with pytest.raises(ValueError, match="likelihood=gaussian_optimal .* set trainer.accumulate=1") as error:
+        train.main(overrides(place, "parts of a batch", "likelihood=gaussian_optimal", "trainer.accumulate=2"))
+    assert "\n" not in str(error.value) and not (place / "parts of a batch").exists()
 
 
 def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, place: Path) -> None:

@@ -102,6 +102,25 @@ def test_moments_over_batches_are_those_of_all_latents_together() -> None:
     assert torch.allclose(module.latent_cov, every.T.cov(correction=0), rtol=1e-4, atol=1e-5)
 
 
+def test_processes_follow_the_moments_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(10, 3) @ torch.randn(3, 3) + torch.linspace(0, 4, 10)[:, None]  # the halves differ
+    whole = small()
+    whole._follow(z)
+    halves, mean = z.split(5), z.mean(0)
+    around = [(half - mean).T @ (half - mean) / 5 for half in halves]
+    for mine, half in enumerate(halves):
+        others = [halves[1 - mine].mean(0), around[1 - mine]]
+        monkeypatch.setattr(
+            "lightning_modules.autoencoder.mean_over_processes", lambda x, others=others: (x + others.pop(0)) / 2
+        )
+        module = small()
+        module._follow(half)
+        assert not others
+        torch.testing.assert_close(module.latent_mean, whole.latent_mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(module.latent_cov, whole.latent_cov, atol=1e-6, rtol=0)
+
+
 def test_moments_forget_what_the_encoder_was_and_a_broken_batch_leaves_them() -> None:
     module = small()
     for value in (0.0, 5.0):

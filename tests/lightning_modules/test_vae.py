@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,16 @@ def stripes(n: int, first: int = 0) -> dict[str, Tensor]:
         else:
             image[i, 0, :, kind - SIZE] = 1
     return {"image": image, "seed": torch.arange(first, first + n)}
+
+
+def validated(module: VAE, batch: dict[str, Tensor], batch_size: int = 10**6) -> dict[str, Tensor]:
+    """What is logged of a validation set that comes in batches of this size."""
+    n, sums = len(batch["image"]), {}
+    for start in range(0, n, batch_size):
+        part = {name: value[start : start + batch_size] for name, value in batch.items()}
+        for name, value in module.validation_step(part, start).items():
+            sums[name] = sums.get(name, 0.0) + value.double() * len(part["image"])
+    return module.validation_summary({name: value / n for name, value in sums.items()}, n)
 
 
 def trained(module: VAE, steps: int, lr: float = 3e-3) -> VAE:
@@ -295,15 +306,15 @@ def test_collapse_is_said_once_and_not_before_the_warmup_is_over(good: VAE, caps
     with torch.no_grad():
         idle = vae(kl_warmup_images=100)
         idle.encoder.net[-1].weight.zero_(), idle.encoder.net[-1].bias.zero_()
-        assert float(good.validation_step(stripes(24), 0)["active_units"]) >= 2
-        assert float(idle.validation_step(stripes(24), 0)["active_units"]) == 0
+        assert float(validated(good, stripes(24))["active_units"]) >= 2
+        assert float(validated(idle, stripes(24))["active_units"]) == 0
         assert capsys.readouterr().out == ""
         idle.images_seen = 100
-        for batch_idx in (0, 1, 0):
-            idle.validation_step(stripes(24), batch_idx)
+        for _ in range(3):
+            validated(idle, stripes(24))
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith("posterior collapse: 0 nats of rate, 0 of 3 latents in use: try model.kl_warmup_images")
-        assert "active_units" not in idle.validation_step(stripes(1), 0)
+        assert "active_units" not in validated(idle, stripes(1))
 
 
 # ---- what a user can get wrong ----
@@ -413,7 +424,8 @@ def test_a_latent_is_in_use_where_its_means_vary_by_a_hundredth() -> None:
     batch["image"][:, 0, 0, 0] = torch.tensor([1.0, -1.0]).repeat(200)  # the pixel that the means look at
     with torch.no_grad():
         assert module.health([batch])["active_units"] == 2
-        assert float(module.validation_step(batch, 0)["active_units"]) == 2
+        assert float(validated(module, batch)["active_units"]) == 2
+        assert float(validated(module, batch, batch_size=3)["active_units"]) == 2
 
 
 def idle() -> VAE:
@@ -427,20 +439,77 @@ def idle() -> VAE:
 def test_a_posterior_has_collapsed_without_rate_or_without_latents(
     rate: float, active: int, said: bool, capsys: pytest.CaptureFixture
 ) -> None:
-    assert vae()._say_collapse(rate, active) is said
+    assert vae()._warn_of_collapse(rate, active) is said
     assert capsys.readouterr().out.startswith("posterior collapse") is said
 
 
 @torch.no_grad()
-def test_collapse_is_said_by_one_process_of_the_first_batch(
+def test_collapse_is_said_by_one_process_once_all_images_are_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     module = idle()
-    module.validation_step(stripes(24), 1)
+    module.validation_step(stripes(24), 0)
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(VAE, "global_rank", 1)
-    module.validation_step(stripes(24), 0)
+    validated(module, stripes(24))
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(VAE, "global_rank", 0)
-    module.validation_step(stripes(24), 0)
+    validated(module, stripes(24))
     assert capsys.readouterr().out.startswith("posterior collapse")
+
+
+# ---- validation ----
+
+
+@torch.no_grad()
+def test_validation_does_not_depend_on_the_batch_size() -> None:
+    module = vae(Gaussian("optimal"), free_bits_nats=0.5, beta=2.0)
+    module.encoder.net[-1].weight.mul_(5)  # rates on both sides of the floor
+    module.eval()
+    batch = stripes(25)
+    whole = validated(module, batch)
+    mean, log_var = module.encode(module._pixels_of(batch))
+    rates = gaussian_kl(mean, log_var).mean(0)
+    assert min(rates) < 0.5 < max(rates)
+    distortion = float(whole["distortion_density_nats"])
+    assert float(whole["loss"]) == pytest.approx(distortion + 2 * float(rates.clamp(min=0.5).sum()), rel=1e-5)
+    for batch_size in (1, 4, 24):
+        parts = validated(module, batch, batch_size)
+        assert set(parts) == set(whole)
+        for name, value in whole.items():
+            assert float(parts[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-5), (batch_size, name)
+
+
+@torch.no_grad()
+def test_the_validation_loss_is_a_function_of_the_weights_alone() -> None:
+    module = vae(beta=4.0, kl_warmup_images=1000).eval()
+    early = validated(module, stripes(24))
+    module.images_seen = 700
+    assert float(validated(module, stripes(24))["loss"]) == float(early["loss"])
+    assert float(early["loss"]) == pytest.approx(float(early["distortion_nats"]) + 4 * float(early["rate_nats"]))
+    importance = vae(importance_samples=3).eval()
+    found = validated(importance, stripes(24))
+    assert float(found["loss"]) == float(found["iwae_3_nats"])
+
+
+# ---- several batches in one step ----
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "settings", "words"),
+    [
+        ("optimal", {}, "likelihood=gaussian_optimal takes its variance .*trainer.accumulate=1, or choose likelihood=gaussian"),
+        ("learned", {"free_bits_nats": 0.5}, "model.free_bits_nats=0.5 takes its mean .*, or set model.free_bits_nats=0$"),
+    ],
+)
+def test_an_objective_of_the_whole_batch_is_not_accumulated(likelihood: str, settings: dict, words: str) -> None:
+    module = vae(Gaussian(likelihood), **settings)
+    module._trainer = SimpleNamespace(accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=words) as error:
+        module.setup("fit")
+    assert "\n" not in str(error.value)
+    module._trainer.accumulate_grad_batches = 1
+    module.setup("fit")
+    linear = vae(Gaussian("learned"))
+    linear._trainer = SimpleNamespace(accumulate_grad_batches=2)
+    linear.setup("fit")

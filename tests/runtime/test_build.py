@@ -50,7 +50,7 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
     "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
-    "diffusion.random.keyed_generators", "evaluation.extractors.base.file_sha256", "evaluation.extractors.base.Frozen",
+    "rng.keyed.keyed_generators", "evaluation.extractors.base.file_sha256", "evaluation.extractors.base.Frozen",
     "evaluation.metrics.clip_score._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
     "networks.unet.UNet\n", " networks.unet.UNet", "networks.unet.\u0055\u0301Net", "../networks.unet.UNet", "networks.unet:UNet",
@@ -192,32 +192,48 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 REACHABLE = """
 callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.metrics_log.MetricsLog
 callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.SampleGrid callbacks.stop.Stop
-callbacks.validate.Validate
-datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
+callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
+datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule
 datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
-diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
-diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
-evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard evaluation.metrics.class_accuracy.ClassAccuracy
-evaluation.extractors.clip_towers.CLIP evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.dinov2.DINOv2
-evaluation.extractors.inception.InceptionV3 evaluation.extractors.lite0.EfficientNetLite0
-evaluation.extractors.open_clip.OpenCLIP evaluation.metrics.frechet.FrechetDistance evaluation.metrics.frechet.FrechetInfinity
-evaluation.metrics.inception_score.InceptionScore evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.KernelDistance
-evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC
-evaluation.metrics.reconstruction.Lpips evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
-evaluation.metrics.stacked_digits.StackedModes evaluation.metrics.clip_score.CLIPScore evaluation.metrics.clip_score.RPrecision
-lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.classifier.Classifier
-lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stage.DiffusionStage lightning_modules.vae.VAE
-networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
-networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
-networks.classifier.ConvClassifier networks.conditioning.LevelEmbedding networks.conditioning.TextConditioner
-networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator networks.gan.DCGANGenerator
-networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator networks.gan.ProjectionHead
-networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator networks.gan_residual.DownBlock
-networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator networks.gan_residual.UpBlock
-networks.resample.Upsample networks.text.bag_of_words.BagOfWords networks.text.cache.CachedTextEncoder
-networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM networks.text.open_clip.OpenCLIPText
-networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer networks.unet.UNet
+diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
+diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
+diffusion.samplers.repaint.repaint diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule
+diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule
+diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes diffusion.times.LogitNormalTimes
+diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes
+evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.clip_towers.CLIP
+evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
+evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP
+evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard
+evaluation.metrics.class_accuracy.ClassAccuracy evaluation.metrics.clip_score.CLIPScore
+evaluation.metrics.clip_score.RPrecision evaluation.metrics.frechet.FrechetDistance
+evaluation.metrics.frechet.FrechetInfinity evaluation.metrics.inception_score.InceptionScore
+evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.KernelDistance
+evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation
+evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC evaluation.metrics.reconstruction.Lpips
+evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
+evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
+lightning_modules.base.GenerativeModule lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
+lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN lightning_modules.imagen.Imagen
+lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents lightning_modules.spaces.Pixels
+lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage lightning_modules.super_resolution.LowResolution
+lightning_modules.vae.VAE networks.attention.Attention networks.attention.TransformerBlock
+networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder
+networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier networks.classifier.ResidualBlock
+networks.conditioners.AugmentConditioner networks.conditioners.Conditioner
+networks.conditioners.ImageEmbeddingConditioner networks.conditioners.LabelConditioner
+networks.conditioners.LevelEmbedding networks.conditioners.LowresConditioner networks.conditioners.TextConditioner
+networks.dit.DiT networks.dit.DiTBlock networks.efficient_unet.DownLevel networks.efficient_unet.EfficientUNet
+networks.efficient_unet.Level networks.efficient_unet.ResBlock networks.efficient_unet.UpLevel
+networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator
+networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
+networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
+networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
+networks.gan_residual.UpBlock networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
+networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
+networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
+networks.unet_ddpm.ResBlock networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
 objectives.pixels.Bernoulli objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic
 objectives.pixels.DiscretizedLogisticMixture objectives.pixels.Gaussian objectives.pixels.PixelLikelihood
 optimizers.muon.Muon optimizers.schedules.WarmupDecay

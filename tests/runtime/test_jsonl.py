@@ -182,3 +182,42 @@ def test_a_whole_record_is_read_without_a_word_and_a_line_without_its_end_is_tor
         file.write('{"step": 2, "train/loss": 7.0}')  # JSON, but a part of the line may be missing
     JsonlLogger(tmp_path).rewind(2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "number"),
+    [
+        (b'{"step": 2,', b'{"stfp": 2,', 2),  # JSON, and no line of ours
+        (b'{"step": 2,', b'{"step": 2', 2),
+        (b'{"step": 2,', b'{"step": 9,', 2),  # as if it came after the checkpoint
+        (b'\n{"step": 3,', b'{"step": 3,', 2),  # two in one line
+    ],
+)
+def test_a_line_damaged_before_the_checkpoint_is_named(
+    was: bytes, becomes: bytes, number: int, tmp_path: Path, capsys
+) -> None:
+    logger = JsonlLogger(tmp_path)
+    log(logger, 1, 2, 3, 4, 5)
+    logger.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(was, becomes))
+    logger.rewind(4)
+    assert f"warning: {path}: line {number} is damaged and left out" in capsys.readouterr().out
+    log(logger, 5)
+    assert logger.close() is None
+    steps = [json.loads(line)["step"] for line in path.read_bytes().splitlines()]
+    assert steps == ([1, 4, 5] if was.startswith(b"\n") else [1, 3, 4, 5])
+
+
+def test_a_record_that_ends_within_a_line_before_the_checkpoint_is_named(tmp_path: Path, capsys) -> None:
+    logger = JsonlLogger(tmp_path)
+    log(logger, 1, 2, 3)
+    logger.close()
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    logger.rewind(3)
+    assert f"warning: {path}: line 3 is damaged and left out" in capsys.readouterr().out
+    path.write_bytes(whole[:-10])
+    logger.rewind(2)  # after the checkpoint a kill leaves this
+    assert capsys.readouterr().out == "" and path.read_bytes().count(b"\n") == 2

@@ -217,3 +217,12 @@ def test_a_run_without_the_record_goes_on(copy: Path) -> None:
 def test_a_free_name_covers_what_is_below_it_and_no_longer_name() -> None:
     assert is_free("callbacks.validate") and is_free("callbacks.validate.max_batches") and is_free("logger.wandb.project")
     assert not any(map(is_free, ("callbacks", "trainer", "trainer.max_steps_more", "data.num_workersx", "callbacks.ema")))
+
+
+def test_a_damaged_line_of_the_record_is_a_warning_and_the_run_goes_on(copy: Path, capsys) -> None:
+    record = copy / "metrics.jsonl"
+    first, *rest = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"\0" * 9 + first[9:] + b"".join(rest))
+    main([f"resume={copy}", "trainer.max_steps=5"])
+    assert f"warning: {record}: line 1 is damaged and left out" in capsys.readouterr().out
+    assert checkpoint(copy, 5).exists() and record.read_bytes().startswith(b"".join(rest)) and first not in record.read_bytes()
