@@ -23,8 +23,8 @@ class Evaluate(pl.Callback):
     """Logs `eval/<split>/<metric>`, drawn with the averaged weights, every so many optimiser steps.
 
     Prompts and seeds are the same at every step and in every run of this data, so that curves can be compared. Each
-    process draws its share. A module that cannot sample yet is left in peace; what an evaluator cannot compute is said
-    once.
+    process draws its share. A module that cannot sample yet is skipped. A number that cannot be
+    computed is reported once.
 
     Args:
         every_steps: optimiser steps between two evaluations; also at the end.

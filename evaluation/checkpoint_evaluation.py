@@ -1,4 +1,4 @@
-"""Evaluating one checkpoint: its samples, its numbers, and what is known of it."""
+"""Evaluates one checkpoint: draws its samples, measures them, and writes the numbers with what they rest on."""
 
 from __future__ import annotations
 
@@ -103,10 +103,9 @@ def default_splits(data: Any) -> Sequence[str]:
 def with_model(
     prompts: PromptSet, module: Any, needs: frozenset[str], batch_size: int, device: str, ranks: Ranks
 ) -> PromptSet:
-    """The prompts with what the model itself says of their real images, where its family can.
+    """Adds the model's reconstructions and likelihoods of the real images, where its family has them.
 
-    A module may have `reconstruct(batch) -> images (B, C, H, W) in [-1, 1]` and
-    `likelihood(batch) -> {name: (B,) nats}`, on the batches that it trains on. Other processes' rows stay empty.
+    The model gets the batches that it trains on. Each process fills the rows of its own images and leaves the others empty.
     """
     reconstructs = isinstance(module, Reconstructs)
     judges = isinstance(module, HasLikelihood) and "likelihood" in needs
@@ -128,7 +127,7 @@ def with_model(
 
 
 def set_importance_samples(module: Any, counts: Sequence[Any]) -> None:
-    """Asks a module for bounds of its likelihood at other k; ValueError for one that has none, or no such k."""
+    """Makes a module bound its likelihood with these numbers of importance samples. Raises ValueError if it has no such bounds."""
     if not isinstance(module, HasImportanceSamples):
         raise ValueError(f"importance_samples={list(counts)}: {type(module).__name__} has no such bounds")
     if not all(isinstance(k, int) and k > 0 for k in counts):
@@ -220,7 +219,7 @@ def describe(
 
 
 def shortest(path: Path) -> str:
-    """A path without this machine's folders where it lies in the checkout: results travel."""
+    """A path relative to the checkout where it lies in it, because results are read on other machines."""
     return str(path.relative_to(REPO)) if path.is_relative_to(REPO) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""What evaluate.py does: which of the three things was asked for, into which folder, by how many processes."""
+"""The command evaluate.py: finds out what was asked for and which folder it goes to, and starts the evaluation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime.settings import check as check_settings
 from runtime.settings import known_data, readable, writable
 
 ASKED = ("ckpt", "images", "compare")
-# Settings that mean nothing to the other two: given all the same, they would be ignored without a word.
+# Settings that only one of the three reads. With another one they are refused, or they would be ignored in silence.
 ONLY_WITH = {
     "ckpt": (*SHORT, "options", "sweep", "other_data", "importance_samples"),
     "images": ("reference", "prompts", "allow_lossy", "allow_outside"),

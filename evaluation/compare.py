@@ -1,4 +1,4 @@
-"""Finished evaluations on one page, without their models."""
+"""Puts finished evaluations on one page, without their models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def distinct(results: Sequence[FinishedEvaluation]) -> list[FinishedEvaluation]:
 
 
 def differences(results: Sequence[FinishedEvaluation]) -> list[str]:
-    """What keeps values of one metric out of one column: a note per pair of evaluations and set of differences."""
+    """Why values of one metric stand in different columns: a note for each pair of evaluations and set of differences."""
     grouped: dict[tuple[str, str, str, str], list[str]] = {}
     for a, b in combinations(results, 2):
         for split in a.splits:

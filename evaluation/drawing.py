@@ -1,4 +1,4 @@
-"""Drawing the images of a split from a checkpoint, once: they stay on disk under everything that fixes them."""
+"""Draws the images of a split from a checkpoint and keeps them on disk, so that each is drawn only once."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SampleDrawer:
 
 
 def precision(choice: str, config: DictConfig, device: str) -> str:
-    """`bf16` or `float32`: the choice; `auto` is as the model was trained, where this machine computes in bfloat16."""
+    """The chosen precision; `auto` is bf16 where the model was trained in it and this machine is quick at it, else float32."""
     if choice != "auto":
         return choice
     trainer = config.get("trainer")

@@ -33,7 +33,7 @@ def count(module: nn.Module, sample: Callable[[], Any]) -> dict[str, Any]:
 
 @contextmanager
 def calls(module: nn.Module) -> Iterator[Counter[str]]:
-    """Counts the images that go through the module's networks, which are its outermost parts that are called."""
+    """Counts the images that go through the module's networks: the outermost of its parts that are called."""
     seen: Counter[str] = Counter()
     inside: list[str] = []
     everything = sum(p.numel() for p in module.parameters())
@@ -60,6 +60,6 @@ def calls(module: nn.Module) -> Iterator[Counter[str]]:
 
 
 def _images(args: tuple[Any, ...]) -> int:
-    """How often the one image is in a call: up to four copies in a batch; longer batches hold parts of an image."""
+    """How many copies of the one image a call holds. A batch of more than four holds parts of an image and counts once."""
     first = next((a for a in args if isinstance(a, Tensor) and a.ndim), None)
     return len(first) if first is not None and len(first) <= 4 else 1

@@ -1,4 +1,4 @@
-"""Evaluating a folder of images, whoever made them."""
+"""Evaluates a folder of images, made by any program."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate_folder(
     if cfg.reference is None:
         raise ValueError("images= needs reference=: a folder of real images, or a run whose data the images answer to")
     images = read_folder(cfg.images, "images", cfg.max_broken, cfg.allow_lossy, cfg.allow_outside)
-    notes = complaints(images, "images")
+    notes = notes_on_files(images, "images")
     rows, prompts, grey = (against_run if is_run(cfg.reference) else against_folder)(cfg, images, notes)
     size = (prompts.real.shape[3], prompts.real.shape[2])
     other = [i for i in rows if images.images[i].shape[1::-1] != size]
@@ -72,9 +72,9 @@ def is_run(reference: str) -> bool:
 
 
 def against_folder(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list[int], PromptSet, bool]:
-    """Images and two disjoint sets of real ones, to compare with and for the floor, all evenly out of their folders."""
+    """The images and two disjoint sets of real ones, one to compare with and one for the floor, evenly spread over their folders."""
     reference = read_folder(cfg.reference, "reference", cfg.max_broken, allow_outside=cfg.allow_outside)
-    notes += complaints(reference, "reference")
+    notes += notes_on_files(reference, "reference")
     most = min(len(images), len(reference) // 2)
     n = cfg.n or most
     if n > most or n < 1:
@@ -88,14 +88,16 @@ def against_folder(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[l
     if other := sum(reference.images[i].shape[1::-1] != size for i in chosen):
         notes.append(f"{other} of {2 * n} reference images had another size than {size[0]} x {size[1]}: {RULE}")
     real = reference.tensor(chosen, size, grey)
-    columns = said(cfg, images, rows, notes)
+    columns = columns_of_prompts(cfg, images, rows, notes)
     prompts = PromptSet(
         SPLIT, **columns, real=real[1::2], reference=real[0::2], reference_split=reference.path.name, paired=False
     )
     return rows, prompts, grey
 
 
-def said(cfg: DictConfig, images: Folder, rows: Sequence[int], notes: list[str]) -> dict[str, list[Any] | None]:
+def columns_of_prompts(
+    cfg: DictConfig, images: Folder, rows: Sequence[int], notes: list[str]
+) -> dict[str, list[Any] | None]:
     """Captions, specs and labels of the chosen images, None where the file of prompts has none at all."""
     columns: dict[str, list[Any] | None] = {"captions": None, "specs": None, "labels": None}
     if cfg.prompts is None:
@@ -114,7 +116,7 @@ def said(cfg: DictConfig, images: Folder, rows: Sequence[int], notes: list[str])
 
 
 def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list[int], PromptSet, bool]:
-    """Images as answers to a run's data: the file of number i belongs to prompt i of the split."""
+    """The images as answers to a run's data: file number i belongs to prompt i of the split."""
     if cfg.prompts is not None:
         what = f"prompts={cfg.prompts} beside reference={cfg.reference}"
         raise ValueError(f"{what}: the run's data has prompts of its own")
@@ -136,8 +138,8 @@ def against_run(cfg: DictConfig, images: Folder, notes: list[str]) -> tuple[list
     return rows, prompts.select([images.numbers[i] for i in rows]), prompts.real.shape[1] == 1
 
 
-def complaints(folder: Folder, what: str) -> list[str]:
-    """A line each on what was left out of a folder and on what its format may have spoilt."""
+def notes_on_files(folder: Folder, what: str) -> list[str]:
+    """One line on the files that were left out of a folder, and one on those whose format loses detail."""
     found = []
     if folder.broken:
         found.append(f"{what}: {len(folder.broken)} of {len(folder.files)} files were left out ({some(folder.broken)})")
@@ -155,7 +157,7 @@ def describe(
     place: str,
     num_resized: int,
 ) -> Subject:
-    """Everything in metrics.json and on the cards that is not a measurement: of strangers' images, little is known."""
+    """Everything in metrics.json and on the cards that is not a measurement. Of a folder of images, little is known."""
     name = printable(cfg.name or images.path.resolve().name)
     return Subject(
         name=name,

@@ -1,4 +1,4 @@
-"""Images of a folder, whoever made them: what is there, what is not an image, and one rule for different sizes."""
+"""Reads a folder of images from any source: lists the images, names broken files, and brings all to one size by one rule."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read_folder(
         what: the option that named it, for messages.
         max_broken: largest share of files that may be unreadable; they are left out and named.
         allow_lossy: False refuses JPEG and its like: compression alone moves the distances.
-        allow_outside: False leaves out links that lead out of the folder: a stranger's folder could so put any
+        allow_outside: False leaves out links that lead out of the folder: a folder from somebody else could so put any
             picture of this machine on the page.
     Raises:
         FileNotFoundError: no such folder, or no image in it; ValueError: too many unreadable or any lossy files, or
@@ -165,7 +165,7 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_prompts(path: str | Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What a file says of each image: a dict with `caption`, `spec` or `label`, empty where it says nothing.
+    """Reads a file of captions: for each image a dict with `caption`, `spec` or `label`, empty where it has no line.
 
     Args:
         path: text with a caption per line, in the order of the files' names (an empty line is no caption); or .jsonl

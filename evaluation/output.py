@@ -1,4 +1,4 @@
-"""From measured numbers to files: cards, metrics.json and the pictures beside it, and the table on the terminal."""
+"""Writes measured numbers: cards, metrics.json with the pictures beside it, report.html, and the table on the terminal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Sweep:
     points: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, value: float | str, measured: Numbers, cost: dict[str, Any]) -> None:
-        """Adds the numbers measured with `option=value` and what drawing an image so costs."""
+        """Adds the numbers measured with `option=value` and the cost of drawing an image with it."""
         point: dict[str, Any] = {"x": value, **{key: cost[key] for key in ("nfe", "sec_per_image")}}
         for metric, row in measured.metrics.items():
             if row["headline"]:

@@ -1,4 +1,4 @@
-"""The processes of one evaluation, when torchrun started several."""
+"""Joins the processes of one evaluation when torchrun has started several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated images on disk, so that measuring again does not sample again."""
+"""Keeps generated images on disk, so that measuring again does not draw them again."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SampleStore:
         return read_pngs([self.path(index) for index in indices])
 
     def timing(self) -> list[TimedBatch]:
-        """Every batch that was ever sampled here, by whichever process."""
+        """The times of all batches that any process has sampled here."""
         return [batch for path in sorted(self.folder.glob("timing-*.json")) for batch in _batches(path)]
 
     def keep(self, name: str, value: dict[str, Any]) -> None:

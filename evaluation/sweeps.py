@@ -1,4 +1,4 @@
-"""One option at a time over several values, on the first split: quality against guidance, steps and samplers."""
+"""Sweeps: measures the first split again at several values of an option, one option at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.options import given_options, shown_options, swept_option
 def run_sweeps(
     cfg: DictConfig, sampler: SampleDrawer, split: EvaluatedSplit, evaluators: dict[str, Evaluator], name: str
 ) -> list[Sweep]:
-    """The split measured again at every value of every swept option, the same prompts and seeds at each."""
+    """Measures the split again at every value of every swept option, with the same prompts and seeds."""
     sweeps = []
     for option, values in swept(cfg).items():
         given = {key: value for key, value in shown_options(given_options(cfg)).items() if key != option}

@@ -174,7 +174,7 @@ def check(command: str, cfg: DictConfig) -> dict[str, Any]:
     try:
         schema.model_validate(plain)
     except ValidationError as error:
-        raise ValueError(_said(schema, plain, error.errors()[0]["loc"])) from None
+        raise ValueError(_message(schema, plain, error.errors()[0]["loc"])) from None
     usable_device(plain.get("device", "auto"))
     check_nodes({key: value for key, value in plain.items() if key not in ("hydra", "choices")})
     if command == "evaluate":
@@ -215,8 +215,8 @@ def check_judges(plain: dict[str, Any], needed: bool = False) -> None:
                                  f"data=…) and give {name}=RUN, or leave the metric out with {part}.{metric}=null")
 
 
-def _said(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
-    """The line on a wrong setting at `loc`, whose deeper parts name alternatives of a type and not settings."""
+def _message(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
+    """One line on the wrong setting at `loc`. The deeper parts of `loc` name alternatives of a type, not settings."""
     name, wanted, value = "", schema, plain
     for part in loc:
         if not (isinstance(wanted, type) and issubclass(wanted, BaseModel)):

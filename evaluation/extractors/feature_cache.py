@@ -1,4 +1,4 @@
-"""Features that were computed before, in memory and on disk, found again by their content."""
+"""Keeps computed features in memory and on disk and finds them again by the content of the images."""
 
 from __future__ import annotations
 

@@ -119,9 +119,9 @@ class RPrecision(_TextImage):
         candidates = text[torch.tensor([first[c] for c in different])]  # (M, D)
         place = {caption: i for i, caption in enumerate(different)}
         own = [place[c] for c in captions]
-        moved = own[len(own) // 2 :] + own[: len(own) // 2]
+        others = own[len(own) // 2 :] + own[: len(own) // 2]
         values = {}
-        for suffix, image, target in (("", "fake", own), ("_real", "real", own), ("_chance", "fake", moved)):
+        for suffix, image, target in (("", "fake", own), ("_real", "real", own), ("_chance", "fake", others)):
             hits = self._hits(self.rows.column(image), candidates, target)
             values[self.name + suffix] = hits / len(captions)
             if not suffix:

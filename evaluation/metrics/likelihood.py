@@ -28,10 +28,10 @@ class Likelihood(Evaluator):
     name. The likelihood of latents is none of images.
 
     Where other data was judged too, `auroc_<data>` is the share of pairs in which the other image is less likely than the
-    model's own kind, by the last column: one half is chance, and below it the model finds strangers more likely.
+    model's own kind, by the last column: one half is chance, and below it the model finds the other data more likely.
 
     Source: Theis et al. 2016, section 3.1 (why dequantise); Papamakarios et al. 2017, appendix (bits per pixel);
-    Nalisnick et al. 2019 (strangers that are more likely).
+    Nalisnick et al. 2019 (other data that is more likely).
     """
 
     name = "likelihood"

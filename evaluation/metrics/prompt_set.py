@@ -87,7 +87,7 @@ class PromptSet:
         return found
 
     def select(self, rows: Sequence[int]) -> PromptSet:
-        """Only these prompts, with as many reference images; what a model said of them is left out."""
+        """Only these prompts, with as many reference images and without a model's reconstructions and likelihoods."""
         columns = {name: getattr(self, name) for name in ("captions", "specs", "labels")}
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""Pictures of a latent space: the way from one latent to another, and latents drawn nearer to their mean."""
+"""Pictures of a latent space: images between two latents, and latents scaled towards their mean."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def straight(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
 
 
 def interpolation(module: HasLatents, request: Request, seed: int) -> Image.Image:
-    """Row by row the ways between n pairs of latents, of the seeds 2i and 2i + 1 from `seed` on: arc above, line below it.
+    """Two rows for each of n pairs of latents: images on the arc between them, and below on the straight line.
+
+    Pair i has the latents of the seeds `seed` + 2i and `seed` + 2i + 1.
 
     Args:
         request: of the n pairs; its labels where the model draws from classes.
@@ -55,7 +57,7 @@ def interpolation(module: HasLatents, request: Request, seed: int) -> Image.Imag
 
 
 def truncation(module: HasLatents, request: Request, seed: int) -> Image.Image:
-    """A row for each truncation, the factor on the latents, with the same n latents, of the seeds from `seed` on.
+    """A row for each truncation, which is a factor on the latents. All rows have the same n latents, of the seeds from `seed` on.
 
     Args: as of `interpolation`.
     Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor

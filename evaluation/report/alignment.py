@@ -67,11 +67,11 @@ def _skill_chart(models: Sequence[Model], split: str, names: Sequence[str]) -> s
     found = {name: [(m, row) for m in models if (row := metric(m, split, name)) is not None] for name in names}
     found = {name: rows for name, rows in found.items() if rows}
     groups = {name: [bar(model, row) for model, row in rows] for name, rows in found.items()}
-    said = "; ".join(f"{n}: " + ", ".join(f"{m.name} {r['value']:.1%}" for m, r in rows) for n, rows in found.items())
+    summary = "; ".join(f"{n}: " + ", ".join(f"{m.name} {r['value']:.1%}" for m, r in rows) for n, rows in found.items())
     behind = [[name, model.name, *_numbers(row)] for name, rows in found.items() for model, row in rows]
     head = ["skill", "model", "share", "95 % interval", "n", "real images", "chance", "reconstructions"]
     title = split if len(models) > 1 else f"{split}: {models[0].name}"
-    return figure(title, bars(groups, f"{split}: {said}"), head, behind)
+    return figure(title, bars(groups, f"{split}: {summary}"), head, behind)
 
 
 def bar(model: Model, row: dict[str, Any]) -> Bar:
@@ -105,9 +105,9 @@ def gaps(models: Sequence[Model]) -> str:
     if not rows:
         return ""
     groups = {split: [bar(m, row) for m, row in pairs] for split, pairs in found.items() if pairs}
-    said = "; ".join(f"{r[0]}: {r[1]} {r[3]}, {r[4]} points from {first}" for r in rows)
+    summary = "; ".join(f"{r[0]}: {r[1]} {r[3]}, {r[4]} points from {first}" for r in rows)
     head = ["split", "model", f"{name} on {first}", f"{name} here", "gap in points", "95 % interval"]
-    chart = figure(f"{name} by split", bars(groups, f"{name} by split: {said}"), (), ())
+    chart = figure(f"{name} by split", bars(groups, f"{name} by split: {summary}"), (), ())
     gap_table = table([escape(h) for h in head], [[escape(str(c)) for c in row] for row in rows], label="gaps")
     return f'<h3>Seen against held out</h3><div class="beside">{chart}{gap_table}</div>'
 

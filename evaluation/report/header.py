@@ -83,12 +83,12 @@ def missing_lines(models: Sequence[Model]) -> list[tuple[str, str, str]]:
 
 
 def _where(found: list[tuple[str, str]], everywhere: list[tuple[str, str]]) -> list[str]:
-    said = []
+    lines = []
     for name in dict.fromkeys(model for model, _ in found):
         mine = [split for model, split in found if model == name]
         whole = len(mine) == sum(model == name for model, _ in everywhere)
-        said.append(name if whole else f"{name}: {', '.join(mine)}")
-    return said
+        lines.append(name if whole else f"{name}: {', '.join(mine)}")
+    return lines
 
 
 def counts(models: Sequence[Model], split: str) -> str:

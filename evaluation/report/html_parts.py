@@ -59,9 +59,9 @@ def metric_names(models: Iterable[Model], split: str, section: str | None = None
 
 def key(number: int) -> str:
     """The colour and mark of a model, as it is drawn in every chart."""
-    inner = mark(6, 6, number)
+    content = mark(6, 6, number)
     size = 'viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"'
-    return f'<svg class="key {colour_class(number)}" {size}>{inner}</svg>'
+    return f'<svg class="key {colour_class(number)}" {size}>{content}</svg>'
 
 
 def section(title: str, *bodies: str) -> str:

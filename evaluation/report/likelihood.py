@@ -37,9 +37,9 @@ def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:
     classes = dict(zip(values, [colour_class(model.number), *others]))
     title, x = f"{model.name} ({split})", f"{details['column']} per image"
     rows = [[name, len(v), *[show(float(q)) for q in np.quantile(v, (0.1, 0.5, 0.9))]] for name, v in values.items()]
-    said = "; ".join(f"{row[0]}: median {row[3]}" for row in rows)
+    summary = "; ".join(f"{row[0]}: median {row[3]}" for row in rows)
     keys = "".join(f'<li><i class="{classes[name]}"></i>{escape(name)}</li>' for name in values)
-    chart = histogram(values, classes, x, f"{title}, {x}: {said}")
+    chart = histogram(values, classes, x, f"{title}, {x}: {summary}")
     head = ["images", "n", "10 % below", "median", "90 % below"]
     return figure(title, f'<ul class="legend">{keys}</ul>{chart}', head, rows)
 

@@ -47,13 +47,13 @@ def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:
         return ""
     classes = {"samples": colour_class(model.number), "unseen real images": "real"}
     middle = {name: float(np.median(numbers)) for name, numbers in values.items()}
-    said = "; ".join(f"{name}: median {show(m)} of {len(values[name])}" for name, m in middle.items())
+    summary = "; ".join(f"{name}: median {show(m)} of {len(values[name])}" for name, m in middle.items())
     rows = [
         [name, len(v), *[show(float(q)) for q in np.quantile(v, (0.01, 0.1, 0.5, 0.9))]] for name, v in values.items()
     ]
     title = f"{model.name} ({split})"
     x = "distance to the nearest training image"
-    chart = histogram(values, classes, x, f"{title}, {x}: {said}")
+    chart = histogram(values, classes, x, f"{title}, {x}: {summary}")
     keys = "".join(f'<li><i class="{classes[name]}"></i>{escape(name)}</li>' for name in values)
     head = ["images", "n", "1 % below", "10 % below", "median", "90 % below"]
     return figure(title, f'<ul class="legend">{keys}</ul>{chart}', head, rows)

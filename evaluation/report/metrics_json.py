@@ -1,4 +1,4 @@
-"""What metrics.json of somebody else may hold: each entry of its kind, or one line that names the entry.
+"""Checks a metrics.json that may come from somebody else: an entry of the wrong kind is refused in a line that names it.
 
 The rest of the page relies on it. Numbers that cannot be drawn (NaN, infinite, beyond 1e30) are taken out and named
 among what was not computed; text loses what no page can show; names of splits and metrics cannot be paths.
@@ -44,8 +44,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return value if value.isprintable() else "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in value)
     if isinstance(value, dict):
-        return {plain(key): plain(inner, depth + 1) for key, inner in value.items()}
-    return [plain(inner, depth + 1) for inner in value] if isinstance(value, list) else value
+        return {plain(key): plain(nested, depth + 1) for key, nested in value.items()}
+    return [plain(nested, depth + 1) for nested in value] if isinstance(value, list) else value
 
 
 def text(value: Any, place: str) -> str:
@@ -128,7 +128,7 @@ def list_of(check: Check, length: int | None = None) -> Check:
     def each(value: Any, place: str) -> list[Any]:
         if not isinstance(value, list) or length not in (None, len(value)):
             raise wrong(value, place, "a list" + (f" of {length}" if length else ""))
-        return [check(inner, f"{place}[{i}]") for i, inner in enumerate(value)]
+        return [check(nested, f"{place}[{i}]") for i, nested in enumerate(value)]
 
     return each
 
@@ -137,7 +137,7 @@ def map_of(check: Check, key: Check = text) -> Check:
     def each(value: Any, place: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise wrong(value, place, "an object")
-        return {key(k, f"{place}: a key"): check(inner, f"{place} {k[:60]}") for k, inner in value.items()}
+        return {key(k, f"{place}: a key"): check(nested, f"{place} {k[:60]}") for k, nested in value.items()}
 
     return each
 
@@ -153,7 +153,7 @@ def fields(required: dict[str, Check], others: dict[str, Check], rest: Check = a
                 raise Wrong(f"{place} lacks {key}")
         known = others | required
         place = "" if place == "it" else f"{place} "
-        return {k: known.get(k, rest)(inner, f"{place}{k[:60]}") for k, inner in value.items()}
+        return {k: known.get(k, rest)(nested, f"{place}{k[:60]}") for k, nested in value.items()}
 
     return each
 
@@ -185,10 +185,10 @@ def _details(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(value, place, "an object")
     found = {}
-    for key, inner in value.items():
+    for key, nested in value.items():
         check = DETAILS.get(key, anything)
         check = _confusion if key.endswith("_confusion") else _curve if key.endswith("_curve") else check
-        found[key] = check(inner, f"{place} {key[:60]}")
+        found[key] = check(nested, f"{place} {key[:60]}")
     return found
 
 
@@ -205,7 +205,7 @@ def _likelihood(value: Any, place: str) -> dict[str, Any] | None:
 def _point(value: Any, place: str) -> dict[str, Any]:
     """Numbers of a sweep at one value of its option; those that are null are left out."""
     found = fields({"x": either(drawable, text)}, {"nfe": optional(not_negative)}, optional(drawable))(value, place)
-    return {key: inner for key, inner in found.items() if inner is not None}
+    return {key: nested for key, nested in found.items() if nested is not None}
 
 
 PAIR = fields(

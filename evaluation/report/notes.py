@@ -56,8 +56,8 @@ def _download(models: Sequence[Model]) -> str:
 def _plain(value: Any) -> Any:
     """The same without embedded pictures."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if not _picture(inner)}
-    return [_plain(inner) for inner in value if not _picture(inner)] if isinstance(value, list) else value
+        return {key: _plain(nested) for key, nested in value.items() if not _picture(nested)}
+    return [_plain(nested) for nested in value if not _picture(nested)] if isinstance(value, list) else value
 
 
 def _picture(value: Any) -> bool:

@@ -21,7 +21,7 @@ from evaluation.report.scoreboard import scoreboard
 from evaluation.report.style import SORT, STYLE
 
 
-# The page's text comes from strangers. Should it ever be taken for code all the same, a browser runs no script but our
+# The page's text may come from other people. Should it ever be taken for code all the same, a browser runs no script but our
 # own, which it knows by its hash, and asks no other place for anything.
 _HASH = base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()
 POLICY = (

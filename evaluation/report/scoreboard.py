@@ -236,8 +236,8 @@ def flat(value: Any, place: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {place: value}
     found: dict[str, Any] = {}
-    for name, inner in value.items():
-        found |= flat(inner, f"{place} {name}".strip())
+    for name, nested in value.items():
+        found |= flat(nested, f"{place} {name}".strip())
     return found
 
 

@@ -84,7 +84,7 @@ def png_uri(image_u8: np.ndarray) -> str:
 
 
 def show(value: float, unit: str = "") -> str:
-    """A share as a percentage, anything else with three significant digits."""
+    """A share as a percentage; anything else with three significant digits, or one decimal from 100 on."""
     if unit == "%":
         return f"{value:.1%}"
     if value and (abs(value) >= 1e6 or abs(value) < 1e-4):
@@ -215,18 +215,18 @@ def colour_class(number: int) -> str:
 
 
 def mark(x: float, y: float, number: int, title: str = "") -> str:
-    """The mark of a model: after the colours and the shapes are used up, both repeat, never in the same pairs."""
-    r, shape = 4.5, (number + number // NUM_COLOURS) % 4
-    inner = f"<title>{escape(title)}</title>" if title else ""
+    """The mark of a model. Colours repeat after 7 models, but the pair of colour and shape only after 28."""
+    r, shape = 4.5, (number % NUM_COLOURS + number // NUM_COLOURS) % 4
+    content = f"<title>{escape(title)}</title>" if title else ""
     if shape == 0:
-        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{r}">{inner}</circle>'
+        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{r}">{content}</circle>'
     points = {
         1: [(-r, -r), (r, -r), (r, r), (-r, r)],
         2: [(0, -r - 1), (r + 1, r), (-r - 1, r)],
         3: [(0, -r - 1.5), (r + 1.5, 0), (0, r + 1.5), (-r - 1.5, 0)],
     }[shape]
     path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)
-    return f'<polygon class="mark" points="{path}">{inner}</polygon>'
+    return f'<polygon class="mark" points="{path}">{content}</polygon>'
 
 
 def bars(groups: dict[str, list[Bar]], label: str) -> str:
