@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, full_precision
 from diffusion.likelihood import standard_prior_std
 from diffusion.process import expand
-from diffusion.random import keyed_generators, keyed_randn
+from rng.keyed import keyed_generators, keyed_randn
 from diffusion.schedules import NoiseSchedule
 
 DIVERGENCES = ("exact", "rademacher", "gaussian")

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, full_precision
 from diffusion.learned_variance import gaussian_kl, interpolated_log_variance, reverse_variances
 from diffusion.process import expand, posterior
-from diffusion.random import keyed_rand, keyed_randn
+from rng.keyed import keyed_rand, keyed_randn
 from diffusion.samplers.steps import Grid, Step, steps
 from diffusion.schedules import NoiseSchedule
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch, Request, label_tensor
-from diffusion.random import keyed_rand
+from rng.keyed import keyed_rand
 from lightning_modules.base import GenerativeModule
 from lightning_modules.stage import DiffusionStage
 

@@ -12,7 +12,8 @@ from contracts import Batch
 from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weighting
 from diffusion.guidance import guided
 from diffusion.inpainting import inpainted
-from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
+from rng.keyed import keyed_generators, keyed_rand, keyed_randn, randn
+from diffusion.optimal_transport import pair
 from diffusion.samplers import OnStep
 from diffusion.schedules import NoiseSchedule
 from diffusion.threshold import THRESHOLDS, thresholded
@@ -155,7 +156,7 @@ class DiffusionStage(nn.Module):
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
         if self.pairing == "optimal_transport":
-            eps = pair(x_0, eps)
+            eps = eps[pair(eps, x_0)]
         t = self.times.draw(u, self.schedule)
         options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
         return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)

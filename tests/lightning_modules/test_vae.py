@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional as F
 
 from contracts import Request
-from diffusion.random import keyed_generators, keyed_randn
+from rng.keyed import keyed_generators, keyed_randn
 from lightning_modules.vae import VAE
 from networks.autoencoder import MLPDecoder, MLPEncoder
 from objectives.elbo import gaussian_kl
