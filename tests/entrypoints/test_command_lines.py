@@ -427,7 +427,7 @@ SAMPLING = [
     ("ckpt={zoo} prompt=x +options.stages=[nope]", "there is no stage 'nope'"),
     ("ckpt={zoo} prompt=x +options.stages=base", "options.stages=base: give a list"),
     ("ckpt={zoo} prompt=x +options.stages=[super_resolution]", "starts from a low-resolution image"),
-    ("ckpt={zoo} prompt=x +options.sampler=ddim", "options.sampler=ddim"),
+    ("ckpt={zoo} prompt=x +options.sampler=dimm", "sampler=dimm: there is no such sampler. Did you mean sampler=ddim"),
     ("ckpt={vae} prompt=x", "this model takes no prompt and no label, not prompt="),
     ("ckpt={vae} guidance_scale=3", "guidance_scale"),
     ("ckpt={vae} num_steps=3", "num_steps"),
