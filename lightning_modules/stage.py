@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch
-from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weighting
+from diffusion.denoiser import Denoiser, check_weighting
 from diffusion.guidance import guided
 from diffusion.inpainting import inpainted
+from diffusion.learned_denoiser import LearnedVarianceDenoiser
 from rng.keyed import keyed_generators, keyed_rand, keyed_randn, randn
 from diffusion.optimal_transport import pair
 from diffusion.samplers import OnStep
