@@ -80,6 +80,13 @@ class HasLikelihood(Protocol):
 
 
 @runtime_checkable
+class HasImportanceSamples(Protocol):
+    """Bounds its likelihood with importance samples, as many as one asks for."""
+
+    eval_importance_samples: Sequence[int]  # every k at which `likelihood` gives a bound
+
+
+@runtime_checkable
 class HasLatents(Protocol):
     """Draws from latents of a known distribution."""
 
@@ -88,6 +95,22 @@ class HasLatents(Protocol):
 
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (n, C, H, W) in [-1, 1] of latents (n, d)."""
+
+
+@runtime_checkable
+class EncodesLatents(Protocol):
+    """Goes from images to latents and back, so that another model can draw the latents."""
+
+    latent_dim: int
+
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """(B, latent_dim) for images (B, C, H, W) in [-1, 1], without randomness."""
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (latent_dim,) of the latents of training images, as far as they are known."""
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] of latents (n, latent_dim)."""
 
 
 @runtime_checkable
@@ -117,6 +140,31 @@ class EmbedsImages(Protocol):
         """(B, E) of unit length for images (B, C, H, W) in [-1, 1]."""
 
 
+@runtime_checkable
+class Classifies(Protocol):
+    """Knows classes: its features and scores can judge the images of others."""
+
+    def features(self, image: Tensor) -> Tensor:
+        """(B, D) for images (B, C, H, W) in [-1, 1]."""
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Class scores (B, K) before the softmax, for images (B, C, H, W) in [-1, 1]."""
+
+
+@runtime_checkable
+class HasPrompts(Protocol):
+    """A datamodule that writes prompts for any split of its grammar."""
+
+    def prompts(self, split: str, n: int) -> list[tuple[str, Any]]:
+        """The first n captions of a split, each with the specification of what it asks for."""
+
+
+@runtime_checkable
+class LogsPictures(Protocol):
+    """A logger that takes pictures."""
+
+    def log_picture(self, name: str, picture: Any, step: int) -> None:
+        """Send one Pillow picture under a name."""
 
 
 def label_tensor(labels: Sequence[int | None], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from evaluation.command import run
+from evaluation.wandb_mirror import mirror
 from runtime.cli import EXAMPLES, GROUPS, SETTINGS, launch
-from runtime.evaluation.command import run
-from runtime.wandb_report import mirror
 
 EXAMPLES["evaluate"] = """
 Measure a checkpoint (a file, a run directory, or a name in zoo/), a folder of images, or compare what was measured.
 
-  python evaluate.py ckpt=runs/latest n=512 out=evaluation
+  python evaluate.py ckpt=runs/latest n=512 out=evaluations/latest
   python evaluate.py ckpt=runs/latest splits=[iid,combo,word] sweep.guidance_scale=[1,2,4]
-  python evaluate.py ckpt=[runs/a,runs/b,imagen-scenes] out=evaluation
+  python evaluate.py ckpt=[runs/a,runs/b,imagen-scenes] out=evaluations
   python evaluate.py images=DIR reference=DIR prompts=captions.txt name=theirs
-  python evaluate.py compare=[evaluation/a,evaluation/theirs] out=evaluation/both
+  python evaluate.py compare=[evaluations/a,evaluations/theirs] out=evaluations/both
   torchrun --nproc_per_node=2 evaluate.py ckpt=runs/latest
 
 Writes report.html, metrics.json, one card per number, and the samples, which are not drawn again when they are there.

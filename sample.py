@@ -5,72 +5,131 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
 
-from callbacks.grid import captioned_grid, to_pil
-from callbacks.sheets import SHEETS, check_sheet
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.image_files import decode, resized
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid, to_pil
+from evaluation.pictures.latent_sheets import SHEETS, check_sheet
+from evaluation.pictures.tasks import check_task, inpaint, interpolate, invert
 from files import read_bytes
 from runtime import settings
-from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.cli import launch
 from runtime.config import compose
-from runtime.nodes import builds
+from runtime.options import SHORT, built_options, given_options, shown_options
 from runtime.places import trusted
-from runtime.settings import check_options
+from runtime.settings import check_options, known_options
 
 GRID = 64  # images in grid.png
 MAX_PROMPT_BYTES = 16 * 2**20
+# Task -> the files it starts from, and the methods of the model that it calls.
+NEEDED = {"sample": (), "inpaint": ("image", "mask"), "interpolate": ("images",), "invert": ("image",)}
+METHODS = {
+    "sample": ("sample",), "inpaint": ("inpaint",), "interpolate": ("invert", "draw_from"), "invert": ("invert", "draw_from"),
+}  # fmt: skip
 
 
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """Samples as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
+    """Draws as the overrides say and returns the lines of samples.jsonl; of a sheet there are none."""
     cfg = compose("sample", overrides)
     check(cfg)
-    module, _, info = load_module(cfg.ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
-    check_options(module, own_options(cfg))
-    check_options(module, OmegaConf.to_container(cfg.options, resolve=True), "options.")
-    if cfg.sheet is not None:
-        check_sheet(cfg.sheet, module)
-    prompts = read_prompts(cfg, module)
+    module, config, info = load_module(cfg.ckpt, ema=cfg.ema, trust=trusted(cfg.trust))
+    sheet = "interpolation" if cfg.task == "interpolate" and cfg.images is None else cfg.sheet
+    if sheet is not None:
+        check_sheet(sheet, module, "task=interpolate without images=" if cfg.sheet is None else f"sheet={sheet}")
+    elif cfg.task != "sample":
+        check_task(cfg.task, module)
+    options, methods = given_options(cfg), METHODS["sample" if sheet is not None else cfg.task]
+    for name, value in options.items():
+        check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.", methods)
+    from_images = cfg.task != "sample" and sheet is None
+    request = read_request(cfg, module, from_images)
+    if from_images:
+        request = with_images(cfg, request, config.data)
     if (reason := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
-    what = f"step {info['step']}, {info['weights']} weights, {len(prompts)} images on {device}"
+    what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
-    if cfg.sheet is not None:
-        picture = SHEETS[cfg.sheet](module, prompts, cfg.seed)
+    if sheet is not None:
+        picture = SHEETS[sheet](module, request, cfg.seed)
         out.mkdir(parents=True, exist_ok=True)
-        picture.save(out / f"{cfg.sheet}.png", optimize=True)
-        print(out / f"{cfg.sheet}.png")
+        picture.save(out / f"{sheet}.png", optimize=True)
+        print(out / f"{sheet}.png")
         return []
-    lines, shown, began = [], [], time.perf_counter()
-    for start in range(0, len(prompts), cfg.batch_size):
-        part = prompts[start : start + cfg.batch_size]
-        seeds = [cfg.seed + start + i for i in range(len(part))]
-        with torch.inference_mode():
-            images = to_uint8(module.sample(conditions(part), seeds=seeds, **sampling(cfg)).cpu())
-        out.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images):
-            name = f"{start + i:05d}.png"
-            to_pil(image).save(out / name)
-            lines.append({"file": name, "prompt": part[i], "seed": seeds[i], **recorded(cfg)})
-        shown += list(images[: GRID - len(shown)])
-        done, left = start + len(part), len(prompts) - start - len(part)
-        each = (time.perf_counter() - began) / done
-        print(f"{done}/{len(prompts)} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
-    named = [str(p) for p in prompts[: len(shown)]] if prompts[0] is not None else None
-    captioned_grid(torch.stack(shown), named, columns(prompts[: len(shown)])).save(out / "grid.png")
+    draw = draw_samples if cfg.task == "sample" else draw_task
+    lines = draw(cfg, module, request, options, out)
     (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
+def draw_samples(
+    cfg: DictConfig, module: Any, request: Request, options: dict[str, Any], out: Path
+) -> list[dict[str, Any]]:
+    """Plain samples: one PNG each and a grid of the first of them."""
+    asked = request.texts or request.labels or [None] * request.n
+    built, recorded = built_options(options), dict.fromkeys(SHORT) | shown_options(options)
+    lines, shown, began = [], [], time.perf_counter()
+    for start in range(0, request.n, cfg.batch_size):
+        part = request.take(range(start, min(start + cfg.batch_size, request.n)))
+        seeds = [cfg.seed + start + i for i in range(part.n)]
+        with torch.inference_mode():
+            images = to_uint8(module.sample(part, seeds=seeds, **built).cpu())
+        for i, name in enumerate(save(out, images, start)):
+            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded})
+        shown += list(images[: GRID - len(shown)])
+        done, left = start + part.n, request.n - start - part.n
+        each = (time.perf_counter() - began) / done
+        print(f"{done}/{request.n} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
+    names = request.take(range(len(shown))).names()
+    captioned_grid(torch.stack(shown), names, columns(asked[: len(shown)])).save(out / "grid.png")
     print(out / "grid.png")
     return lines
+
+
+def draw_task(
+    cfg: DictConfig, module: Any, request: Request, options: dict[str, Any], out: Path
+) -> list[dict[str, Any]]:
+    """A task that starts from images: one PNG for each image, and a strip of all, named after the task."""
+    built = built_options(options)
+    taken = [{n: v for n, v in built.items() if n in known_options(module, method)} for method in METHODS[cfg.task]]
+    if cfg.task == "inpaint":
+        seeds: list[Any] = [cfg.seed + i for i in range(request.n)]
+        drawn = inpaint(module, request, seeds, *taken)
+    else:
+        seeds = [None] * request.n
+        drawn = (interpolate if cfg.task == "interpolate" else invert)(module, request, *taken)
+    asked, facts = request.texts or request.labels or [None] * request.n, {"task": cfg.task, **shown_options(options)}
+    names = save(out, drawn.images_u8)
+    drawn.strip.save(out / f"{cfg.task}.png")
+    for name, value in drawn.facts.items():
+        print(f"{name}: {value:.4g}")
+    print(out / f"{cfg.task}.png")
+    return [
+        {"file": name, "prompt": prompt, "seed": seed, **facts, **drawn.facts}
+        for name, prompt, seed in zip(names, asked, seeds, strict=True)
+    ]
+
+
+def save(out: Path, images_u8: Tensor, start: int = 0) -> list[str]:
+    """Writes images as PNGs, numbered from `start` on, and returns the names of the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = [f"{start + i:05d}.png" for i in range(len(images_u8))]
+    for name, image in zip(names, images_u8):
+        to_pil(image).save(out / name)
+    return names
 
 
 def columns(shown: list[Any]) -> int | None:
@@ -88,16 +147,69 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"give only one of {', '.join(given)}")
     if cfg.prompts is not None:
         settings.readable(cfg.prompts, "prompts")
+    check_task_settings(cfg)
     settings.writable(cfg.out, "out")
 
 
-def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
-    """One condition per image: a prompt, a class number, or None.
+def check_task_settings(cfg: DictConfig) -> None:
+    """Raises ValueError or FileNotFoundError unless a task has the images that it needs, and no others."""
+    needed = NEEDED[cfg.task]
+    for name in ("image", "mask", "images"):
+        if cfg[name] is not None and name not in needed:
+            tasks = " or ".join(f"task={task}" for task, names in NEEDED.items() if name in names)
+            raise ValueError(f"{name}= goes with {tasks}, and means nothing to task={cfg.task}")
+        if cfg[name] is None and name in needed and name != "images":
+            raise ValueError(f"task={cfg.task} needs {name}=FILE")
+    if cfg.images is not None and (len(cfg.images) != 2 or cfg.n < 2):
+        raise ValueError(f"task=interpolate goes from one image to another: give two images and n of at least 2, "
+                         f"not {len(cfg.images)} images and n={cfg.n}")
+    if cfg.task != "sample" and cfg.sheet is not None:
+        raise ValueError(f"sheet={cfg.sheet} goes with task=sample")
+    if cfg.task != "sample" and cfg.prompts is not None:
+        raise ValueError(f"prompts= means nothing to task={cfg.task}: give one prompt")
+    if cfg.task == "invert" and cfg.n != 1:
+        raise ValueError(f"n={cfg.n}: task=invert draws one image from the noise of one")
+    for path in filter(None, (cfg.image, cfg.mask, *(cfg.images or ()))):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
 
+
+def with_images(cfg: DictConfig, request: Request, data: DictConfig) -> Request:
+    """The request with the images of a task and, for holes to fill, the mask, in the size of the model's data."""
+    files = [cfg.image] * request.n if cfg.images is None else [cfg.images[0]] * (request.n - 1) + [cfg.images[1]]
+    read = {path: read_image(path, data.image_size, data.get("channels", 3)) for path in dict.fromkeys(files)}
+    images = torch.stack([read[path] for path in files])  # (n, C, H, W)
+    if cfg.mask is None:
+        return replace(request, images=images)
+    known = read_image(cfg.mask, data.image_size, 1) > 0  # (1, H, W)
+    if known.all() or not known.any():
+        all_or_none = "white: nothing is left to draw" if known.all() else "black: nothing of the image is known"
+        raise ValueError(f"mask={cfg.mask}: all of it is {all_or_none}; white stays, black is drawn anew")
+    return replace(request, images=images, masks=known.expand(request.n, -1, -1, -1))
+
+
+def read_image(path: str, size: int, channels: int) -> Tensor:
+    """An image file as (C, size, size) in [-1, 1]. Raises ValueError for what is no image."""
+    try:
+        array, _ = decode(Path(path))
+    except (OSError, ValueError, SyntaxError) as error:  # each format has its own way to be broken
+        raise ValueError(f"{path}: not an image that can be read: {str(error).splitlines()[0][:200]}") from None
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).convert("L" if channels == 1 else "RGB")
+    pixels = torch.from_numpy(resized(np.asarray(picture).reshape(picture.height, picture.width, -1), (size, size)).copy())
+    return pixels.permute(2, 0, 1).float() / 127.5 - 1  # (C, H, W)
+
+
+def read_request(cfg: DictConfig, module: Any, unconditional: bool = False) -> Request:
+    """What is asked of the model: prompts, class numbers, or only a number of images.
+
+    Args:
+        unconditional: a model that draws from prompts or classes may be given none, and draws without.
     Raises: ValueError for what the model does not take; FileNotFoundError.
     """
     kind = module.conditioning
     given = next((name for name in ("prompt", "prompts", "label") if cfg[name] is not None), None)
+    if given is None and unconditional:
+        return Request(cfg.n, **{"text": {"texts": [""] * cfg.n}, "label": {"labels": [None] * cfg.n}, "none": {}}[kind])
     wanted = {"text": ("prompt", "prompts"), "label": ("label", None), "none": (None,)}[kind]
     if given not in wanted:
         asks = {"text": 'prompt="…" or prompts=FILE', "label": "label= or nothing", "none": "no prompt and no label"}
@@ -108,18 +220,16 @@ def read_prompts(cfg: DictConfig, module: Any) -> list[Any]:
         if not chosen:
             raise ValueError(f"prompts={cfg.prompts}: the file holds no prompt")
     elif kind == "label" and given is None:
-        examples = module.example_conditions()
-        return [examples[i % len(examples)] for i in range(cfg.n)]
+        examples = module.example_request()
+        return examples.take(i % examples.n for i in range(cfg.n))
+    elif kind == "none":
+        return Request(cfg.n)
     else:
-        chosen = [None if given is None else cfg.prompt if given == "prompt" else cfg.label]
+        chosen = [cfg.prompt if given == "prompt" else cfg.label]
     if kind == "text":
         module.check_prompts(chosen)
-    return [c for c in chosen for _ in range(cfg.n)]
-
-
-def conditions(part: Sequence[Any]) -> Any:
-    """What the module is asked for: prompts or class numbers as they are, else a number of images."""
-    return len(part) if part[0] is None else list(part)
+    each = [c for c in chosen for _ in range(cfg.n)]
+    return Request(len(each), **{"text": {"texts": each}, "label": {"labels": each}}[kind])
 
 
 def read_lines(path: str) -> list[str]:
@@ -128,25 +238,6 @@ def read_lines(path: str) -> list[str]:
         return read_bytes(path, MAX_PROMPT_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"prompts={path}: no text file in UTF-8") from None
-
-
-def own_options(cfg: DictConfig) -> dict[str, Any]:
-    """The options with a setting of their own, plain; what is null stays as the checkpoint has it."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return {name: plain[name] for name in ("guidance_scale", "num_steps", "sampler") if plain.get(name) is not None}
-
-
-def sampling(cfg: DictConfig) -> dict[str, Any]:
-    """Overrides of the checkpoint's way of sampling."""
-    chosen = own_options(cfg) | OmegaConf.to_container(cfg.options, resolve=True)
-    return {name: instantiate(value) if builds(value) else value for name, value in chosen.items()}
-
-
-def recorded(cfg: DictConfig) -> dict[str, Any]:
-    """The same overrides, as samples.jsonl records them; null is the checkpoint's own."""
-    chosen = dict.fromkeys(("guidance_scale", "num_steps", "sampler")) | own_options(cfg)
-    sampler = chosen["sampler"] and chosen["sampler"]["_target_"].split(".")[-1]
-    return chosen | {"sampler": sampler} | OmegaConf.to_container(cfg.options, resolve=True)
 
 
 if __name__ == "__main__":

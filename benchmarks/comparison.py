@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from benchmarks.common import positive, run
 from benchmarks.corruptions import blur, generator, jpeg, noise, to_bytes
-from evaluators.prompts import sample_seed
+from evaluation.metrics.prompt_set import sample_seed
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 from scenes.render import render
 
-OUT = Path("evaluation") / "comparison"
+OUT = Path("evaluations") / "comparison"
 
 
 def texture(image_u8: Tensor, levels: float) -> Tensor:

@@ -28,9 +28,9 @@ from benchmarks.common import (
 )  # fmt: skip
 from benchmarks.gan_table import COLUMNS, drawn, judged, trained
 from benchmarks.vae_pythae import timed
-from callbacks.grid import captioned_grid
-from evaluators.extractors.lite0 import EfficientNetLite0
-from evaluators.images import to_uint8
+from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
-from evaluators.modes import coverage, mode_of
+from contracts import Request
+from evaluation.metrics.modes import coverage, mode_of
 from runtime.checkpoint import load_module
 from runtime.config import compose
 from runtime.fit import fit
@@ -61,7 +62,7 @@ def train(loss: str, more: Sequence[str], data: str, steps: int, seed: int, fold
 
 def points(checkpoint: Path, n: int = POINTS) -> Tensor:
     """n points (n, 2) of a checkpoint's averaged weights, each of a seed of its own."""
-    return load_module(checkpoint)[0].sample(n, seeds=range(n)).flatten(1)
+    return load_module(checkpoint)[0].sample(Request(n), seeds=range(n)).flatten(1)
 
 
 def mixture(data: str) -> tuple[Tensor, float]:

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
-from callbacks.grid import captioned_grid
-from evaluators.extractors.lite0 import EfficientNetLite0
-from evaluators.frechet import frechet_of_features
-from evaluators.images import to_uint8
-from evaluators.prdc import prdc
+from contracts import Request
+from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.metrics.frechet import frechet_of_features
+from evaluation.metrics.images import to_uint8
+from evaluation.metrics.precision_recall import prdc
+from evaluation.pictures.captioned_grid import captioned_grid
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 
@@ -74,8 +75,8 @@ def drawn(module: Any, n: int, seed: int = 0) -> Tensor:
     parts = []
     for start in range(0, n, BATCH):
         seeds = range(seed + start, seed + min(start + BATCH, n))
-        classes = [i % module.num_classes for i in seeds] if module.num_classes else len(seeds)
-        parts.append(to_uint8(module.sample(classes, seeds=list(seeds))))
+        classes = [i % module.num_classes for i in seeds] if module.num_classes else None
+        parts.append(to_uint8(module.sample(Request(len(seeds), labels=classes), seeds=list(seeds))))
     return torch.cat(parts)
 
 

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
-from callbacks.grid import to_pil
-from evaluators.extractors.lite0 import EfficientNetLite0
-from evaluators.features import FeatureExtractor
-from evaluators.frechet import frechet_of_features
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.extractors.base import FeatureExtractor
+from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.metrics.frechet import frechet_of_features
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import to_pil
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 
@@ -70,7 +71,7 @@ def measure(module: Any, batches: Sequence[Batch], k: int, extractor: FeatureExt
     row |= {name: value for name, value in module.health(batches).items() if name != "rate_per_dim_nats"}
     real = to_uint8(torch.cat([batch["image"] for batch in batches]))
     seeds = torch.arange(len(real)).split(100)
-    fake = to_uint8(torch.cat([module.sample(len(s), seeds=s.tolist(), mode="sample") for s in seeds]))
+    fake = to_uint8(torch.cat([module.sample(Request(len(s)), seeds=s.tolist(), mode="sample") for s in seeds]))
     return row | {f"fd_{extractor.id}": frechet_of_features(extractor(real), extractor(fake))}
 
 
@@ -113,7 +114,7 @@ def panels(module: Any, batches: Sequence[Batch]) -> dict[str, tuple[Tensor, int
     half = min(PAIRS, len(shown) // 2)
     n = COLUMNS * SAMPLE_ROWS
     found = {
-        "samples of the prior": (module.sample(n, seeds=range(n)), COLUMNS),
+        "samples of the prior": (module.sample(Request(n), seeds=range(n)), COLUMNS),
         "between two images": (interpolations(module, shown[:half], shown[half : 2 * half]), COLUMNS),
         f"image, its reconstruction, deviation over {DRAWS} draws": (torch.cat([shown, mean, std * 2 - 1]), len(shown)),
     }

@@ -23,12 +23,12 @@ from benchmarks.corruptions import CHAINS, Labelled, image_sets
 from benchmarks.tables import describe, fill
 from datamodules.class_files import load
 from datamodules.classes import cut
-from evaluators.base import Evaluator
-from evaluators.features import FeatureExtractor
-from evaluators.frechet import FrechetDistance
-from evaluators.kernel import KernelDistance
-from evaluators.prdc import PRDC
-from evaluators.sliced import SlicedWasserstein
+from evaluation.extractors.base import FeatureExtractor
+from evaluation.metrics.base import Evaluator
+from evaluation.metrics.frechet import FrechetDistance
+from evaluation.metrics.kernel_distance import KernelDistance
+from evaluation.metrics.precision_recall import PRDC
+from evaluation.metrics.sliced_wasserstein import SlicedWasserstein
 
 PAGE, PICTURE = REPO / "docs" / "ordering.md", REPO / "docs" / "images" / "ordering.png"
 DISTANCES = ("fd", "kd", "sw2")  # grow with damage
@@ -140,8 +140,8 @@ def benchmark(
     root: Path, n: int, input_size: int | None, classifier: str | None, cache: Path | None
 ) -> tuple[dict[str, Any], Labelled]:
     """All sets in EfficientNet-Lite0's features, and in a classifier's where a checkpoint is given."""
-    from evaluators.extractors.classifier import Classifier
-    from evaluators.extractors.lite0 import EfficientNetLite0
+    from evaluation.extractors.classifier import ClassifierFeatures
+    from evaluation.extractors.lite0 import EfficientNetLite0
     from runtime.checkpoint import load_module
 
     data = fashion_mnist(root)
@@ -154,7 +154,7 @@ def benchmark(
     }
     extractors: list[FeatureExtractor] = [EfficientNetLite0(input_size, cache_dir=cache)]
     if classifier:
-        extractors.append(Classifier(load_module, classifier, cache_dir=cache))
+        extractors.append(ClassifierFeatures(load_module, classifier, cache_dir=cache))
     for extractor in extractors:
         rows = measure(data, n, evaluators(extractor))
         facts = extractor.describe()

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contracts import Request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def sample_ours(s: Settings, out: Path, prompts: list[Prompt]) -> tuple[np.ndarr
     began, images = time.perf_counter(), []
     for start in range(0, len(prompts), s.batch):
         part = prompts[start : start + s.batch]
-        images.append(module.sample([p.caption for p in part], seeds=[p.seed for p in part]))
+        images.append(module.sample(Request(len(part), texts=[p.caption for p in part]), seeds=[p.seed for p in part]))
     image_u8 = ((torch.cat(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     facts = {"steps": info["step"], "images": info["images_seen"], "sec": info["train_sec"], "weights": info["weights"]}
     return image_u8.permute(0, 2, 3, 1).numpy(), facts | {"sample_sec": time.perf_counter() - began}

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import arguments, machine, markdown_table, provenance, publish, require, run
-from evaluators.extractors.lite0 import EfficientNetLite0
-from evaluators.feature_cache import FeatureCache
-from evaluators.frechet import frechet_of_features
-from evaluators.kernel import disjoint, mmd2, polynomial
-from evaluators.prdc import K, prdc
+from evaluation.extractors.feature_cache import FeatureCache
+from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.metrics.frechet import frechet_of_features
+from evaluation.metrics.kernel_distance import disjoint, mmd2, polynomial
+from evaluation.metrics.precision_recall import K, prdc
 from scenes.grammar import sample_spec
 from scenes.render import render
 

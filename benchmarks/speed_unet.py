@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.common import arguments, machine, markdown_table, provenance, publish, require, run
-from diffusion.denoiser import make_denoiser
+from diffusion.denoiser import Denoiser
 from diffusion.guidance import guided
 from diffusion.samplers import ddim
 from diffusion.schedules import CosineSchedule
+from networks.conditioners import TextConditioner
 from networks.unet import UNet
 from runtime.config import compose
 
@@ -87,6 +88,21 @@ class Contender:
             self.sample()
 
 
+class TextUNet(nn.Module):
+    """Our U-Net and the conditioner of its text as one module, so that its parameters and its work count, as the peer's do.
+
+    Args:
+        text: settings of the conditioner. net: settings of the U-Net.
+    """
+
+    def __init__(self, text: dict[str, Any], net: dict[str, Any]) -> None:
+        super().__init__()
+        self.text, self.net = TextConditioner(**text), UNet(**net)
+
+    def forward(self, x: Tensor, log_snr: Tensor, *, text: Tensor, text_mask: Tensor) -> Tensor:
+        return self.net(x, log_snr, **self.text({"text": text, "mask": text_mask}))
+
+
 class Ours(Contender):
     name = "ours"
 
@@ -98,7 +114,7 @@ class Ours(Contender):
         schedule = CosineSchedule()
         cond = {"text": self.text[:SAMPLE_BATCH], "text_mask": self.mask[:SAMPLE_BATCH]}
         uncond = cond | {"text": 0 * cond["text"]}
-        denoise = guided(make_denoiser(self.net, schedule, "v"), cond, uncond, GUIDANCE_SCALE)
+        denoise = guided(Denoiser(self.net, schedule, "v"), cond, uncond, GUIDANCE_SCALE)
         return ddim(denoise, schedule, self.x_T, num_steps=SAMPLE_STEPS)
 
 
@@ -144,15 +160,15 @@ def diffusers_unet(size: int) -> nn.Module:
     )
 
 
-def our_unet(target: int, size: int) -> UNet:
+def our_unet(target: int, size: int) -> TextUNet:
     """The base stage of conf/model/imagen.yaml with widths and feed-forward layers scaled to `target` parameters.
 
     Raises:
         ValueError: when nothing comes within 3 %.
     """
-    net = compose("train", ["model=imagen"]).model.stages.base.net
-    given = {k: v for k, v in OmegaConf.to_container(net, resolve=True).items() if k != "_target_"}
-    given |= {"image_size": size, "text_dim": TEXT_DIM}
+    stage = OmegaConf.to_container(compose("train", ["model=imagen"]).model.stages.base, resolve=True)
+    text, given = ({k: v for k, v in node.items() if k != "_target_"} for node in (stage["conditioners"]["text"], stage["net"]))
+    text, given = text | {"text_dim": TEXT_DIM}, given | {"image_size": size}
     dims = [given["dim"] * m for m in given["dim_mults"]]
     best, difference = given, float("inf")
     # In steps of 32 channels, so that attention has whole heads.
@@ -160,12 +176,12 @@ def our_unet(target: int, size: int) -> UNet:
     for widths, ff_mult in itertools.product(sorted(scaled), (4, 3.5, 3, 2.5, 2)):
         tried = given | {"dim": widths[0], "dim_mults": [w / widths[0] for w in widths], "ff_mult": ff_mult}
         with torch.device("meta"):
-            found = abs(parameters(UNet(**tried)) / target - 1)
+            found = abs(parameters(TextUNet(text, tried)) / target - 1)
         if found < difference:
             best, difference = tried, found
     if difference > MAX_DIFFERENCE:
         raise ValueError(f"no width of conf/model/imagen.yaml's base net comes within 3 % of {target:,} parameters")
-    return UNet(**best)
+    return TextUNet(text, best)
 
 
 def parameters(net: nn.Module) -> int:

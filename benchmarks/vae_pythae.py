@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.common import (
     REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, run, write_json,
 )  # fmt: skip
-from datamodules.sampler import stable_hash
+from rng.hashing import stable_hash
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose

@@ -11,19 +11,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from callbacks.steps import due, evaluating
-from evaluators.alignment import SceneAlignment
-from evaluators.base import Evaluator
-from evaluators.images import to_uint8
-from evaluators.measure import Ranks, measure
-from evaluators.prompts import PromptSet, load_prompts, sample_seed
+from contracts import HasPrompts
+from evaluation.metrics.alignment import SceneAlignment
+from evaluation.metrics.base import Evaluator
+from evaluation.metrics.images import to_uint8
+from evaluation.metrics.prompt_set import PromptSet, load_prompts, sample_seed
+from evaluation.metrics.run_evaluators import Ranks, measure
 
 
 class Evaluate(pl.Callback):
     """Logs `eval/<split>/<metric>`, drawn with the averaged weights, every so many optimiser steps.
 
     Prompts and seeds are the same at every step and in every run of this data, so that curves can be compared. Each
-    process draws its share. A module that cannot sample yet is left in peace; what an evaluator cannot compute is said
-    once.
+    process draws its share. A module that cannot sample yet is skipped. A number that cannot be
+    computed is reported once.
 
     Args:
         every_steps: optimiser steps between two evaluations; also at the end.
@@ -57,7 +58,7 @@ class Evaluate(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if not due(trainer, module, self.every_steps):
             return
-        scenes = hasattr(trainer.datamodule, "prompts")
+        scenes = isinstance(trainer.datamodule, HasPrompts)
         # Without the controls, which do not change while training: half the time.
         default: dict[str, Evaluator] = {"alignment": SceneAlignment(controls=False)} if scenes else {}
         evaluators = default if self.evaluators is None else self.evaluators
@@ -85,7 +86,7 @@ class Evaluate(pl.Callback):
             for start in range(0, len(mine), self.batch_size):
                 part = mine[start : start + self.batch_size]
                 seeds = [sample_seed(0, split, i) for i in part]
-                image = module.sample(prompts.conditions(part), seeds=seeds, **self.options)
+                image = module.sample(prompts.request(part), seeds=seeds, **self.options)
                 drawn |= dict(zip(part, to_uint8(image.float().cpu())))
         device = str(getattr(module, "device", "cpu"))
         found = measure(

@@ -11,11 +11,13 @@ import torch
 from PIL.Image import Image
 
 from callbacks.film import write_film
-from callbacks.grid import captioned_grid
 from callbacks.steps import due, evaluating, finished
-from evaluators.images import to_uint8
+from contracts import LogsPictures, Reconstructs, Request
+from evaluation.metrics.images import to_uint8
+from evaluation.pictures.captioned_grid import captioned_grid
 from files import replacing, why_not_written
 
+FIELDS = {"text": ("texts",), "label": ("labels",), "none": ()}  # of a request, by what a module draws from
 COLUMNS = 8  # images that are shown with their reconstructions
 
 
@@ -75,20 +77,18 @@ class SampleGrid(pl.Callback):
         if not trainer.is_global_zero:
             return
         self.write(trainer, module, "samples", self.samples)
-        if hasattr(module, "reconstruct") and trainer.datamodule.val_dataset is not None:
+        if isinstance(module, Reconstructs) and trainer.datamodule.val_dataset is not None:
             self.write(trainer, module, "reconstructions", reconstructions)
 
     def samples(self, trainer: pl.Trainer, module: Any) -> Image | None:
         """The module's samples; None if it draws nothing."""
-        conditions = list(self.conditions) if self.conditions else module.example_conditions()
-        n = conditions if isinstance(conditions, int) else len(conditions)
-        if not n:
+        request = asked(self.conditions, module.conditioning) if self.conditions else module.example_request()
+        if not request.n:
             return None
         if (reason := module.sampling_refusal()) is not None:
             raise ValueError(reason)
-        image = module.sample(conditions, seeds=[self.seed + i for i in range(n)], **self.options)
-        captions = None if isinstance(conditions, int) else [str(c) for c in conditions]
-        return captioned_grid(to_uint8(image.cpu()), captions)
+        image = module.sample(request, seeds=[self.seed + i for i in range(request.n)], **self.options)
+        return captioned_grid(to_uint8(image.cpu()), request.names())
 
     def write(self, trainer: pl.Trainer, module: Any, name: str, make: Callable[..., Image | None]) -> None:
         """Make one picture with the averaged weights, write it and send it to the loggers under `name`."""
@@ -110,8 +110,13 @@ class SampleGrid(pl.Callback):
         except OSError as error:  # a full disk takes no picture, and training goes on
             print(f"warning: no {path.name}: {why_not_written(error, self.dir)}", flush=True)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_picture"):
+            if isinstance(logger, LogsPictures):
                 logger.log_picture(name, grid, step=module.optimizer_steps)
+
+
+def asked(conditions: Sequence[Any], kind: str) -> Request:
+    """A request for prompts or class numbers, whichever a module of this kind of conditioning draws from."""
+    return Request(len(conditions), **{field: list(conditions) for field in FIELDS[kind]})
 
 
 def reconstructions(trainer: pl.Trainer, module: Any) -> Image:

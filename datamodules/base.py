@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world, stable_hash
+from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world
 from datamodules.workers import end_with_parent
+from rng.hashing import stable_hash
 
 
 def to_model_range(image_u8: np.ndarray) -> torch.Tensor:
@@ -41,6 +42,18 @@ def collate(items: list[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         else:
             batch[key] = values
     return batch
+
+
+class BatchedDataset(Dataset):
+    """A map-style data set that makes whole batches; `__getitem__` is a batch of one."""
+
+    def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """A whole batch: what collating the items one by one would give."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        first = {name: values[0] for name, values in self.__getitems__([key]).items()}
+        return {name: int(first[name]) if name in ("label", "seed") else first[name] for name in first}
 
 
 class ShardBatchSampler(Sampler):

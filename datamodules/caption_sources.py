@@ -49,13 +49,14 @@ class Bad:
 @dataclass
 class Source:
     """What a folder holds: its layout, the samples sorted by file, captions that name no image at all, and files that
-    were refused before anything was read of them.
+    were refused before anything was read of them. Where it is not `captioned`, samples need no captions.
     """
 
     layout: str
     samples: list[Sample]
     orphans: list[str] = field(default_factory=list)
     refused: list[Bad] = field(default_factory=list)
+    captioned: bool = True
 
 
 def read_source(
@@ -71,10 +72,7 @@ def read_source(
     Raises: FileNotFoundError for a missing folder or file, ValueError for anything else wrong, each in one line.
     """
     root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"data.root: there is no folder {root}")
-    if not root.is_dir():
-        raise ValueError(f"data.root: {root} is a file, not a folder of images")
+    check_root(root)
     if class_template is not None:
         check_template(class_template)
     if annotations is not None:
@@ -91,6 +89,14 @@ def read_source(
     if tables:
         return _read_annotations(tables[0])
     return _read_folder(root, class_template, allow_outside)
+
+
+def check_root(root: Path) -> None:
+    """Raises FileNotFoundError or ValueError, in one line, for a root that is missing or no folder."""
+    if not root.exists():
+        raise FileNotFoundError(f"data.root: there is no folder {root}")
+    if not root.is_dir():
+        raise ValueError(f"data.root: {root} is a file, not a folder of images")
 
 
 def check_template(template: str) -> None:

@@ -1,4 +1,4 @@
-"""Tables of captions, whoever wrote them: JSON lines, CSV, TSV, Parquet, JSON and COCO, read row by row.
+"""Tables of captions: JSON lines, CSV, TSV, Parquet, JSON and COCO, read row by row.
 
 Nothing is skipped: a row that cannot be understood is refused with the file and its line.
 """
@@ -31,7 +31,7 @@ Row = tuple[int, Any, Any]  # number, file name, text
 
 
 def read_annotations(path: Path) -> tuple[str, Captions, list[str]]:
-    """The layout of a file of captions, the captions by file as the file names it, and what is said of no image.
+    """The layout of a file of captions, the captions by file name, and the rows that name no image.
 
     Raises: FileNotFoundError or ValueError in one line, with the row or line.
     """

@@ -1,4 +1,4 @@
-"""Files of MNIST, Fashion-MNIST and CIFAR: found on disk, else downloaded by torchvision, and read without trust."""
+"""Files of MNIST, Fashion-MNIST and CIFAR: found on disk, else downloaded by torchvision, and read without running code."""
 
 from __future__ import annotations
 

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule
+from datamodules.augment import augment, check_prob
+from datamodules.base import BatchedDataset, ImageDataModule
 from datamodules.class_files import FORMATS, load
 from datamodules.keyed import bernoulli_u8, keyed_bits
-from datamodules.sampler import Key, rank_and_world, stable_hash
+from datamodules.sampler import Key, rank_and_world
+from rng.hashing import stable_hash
 
 BINARIZE = ("none", "dynamic", "static", "threshold")
 PADDED_SIZE = 32  # drawings on black grow to this size by a margin, and by resizing beyond it
 
 
-class ClassesDataset(Dataset):
+class ClassesDataset(BatchedDataset):
     """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed a flip and dynamic binarisation.
 
     An item holds `image` float32 (C, S, S) in [-1, 1], `label`, `caption` and `seed`; `__getitems__` gives the same for
@@ -36,6 +37,7 @@ class ClassesDataset(Dataset):
         captions: one per class.
         binarize: one of BINARIZE; all but `none` give -1 and 1 alone.
         fixed_seed: binarisation is drawn from (fixed_seed, row) instead of the sample seed; None for dynamic.
+        augment_prob: of `datamodules.augment`; items then hold `augment` float32 (9,). None leaves it out.
     """
 
     def __init__(
@@ -50,21 +52,16 @@ class ClassesDataset(Dataset):
         random_flip: bool = False,
         binarize: str = "none",
         fixed_seed: int | None = None,
+        augment_prob: float | None = None,
     ) -> None:
         self.image_u8, self.labels, self.rows, self.captions = image_u8, labels, rows, tuple(captions)
         self.image_size, self.channels, self.random_flip = image_size, channels, random_flip
-        self.binarize, self.fixed_seed = binarize, fixed_seed
+        self.binarize, self.fixed_seed, self.augment_prob = binarize, fixed_seed, augment_prob
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        batch = self.__getitems__([key])
-        one = {name: batch[name][0] for name in ("image", "caption")}
-        return {**one, "label": int(batch["label"][0]), "seed": int(batch["seed"][0])}
-
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """A whole batch: what collating the items one by one would give."""
         indices, seeds = zip(*keys)
         rows = self.rows[torch.tensor(indices)]
         labels, seed_bits = self.labels[rows], np.array(seeds, dtype=np.uint64)
@@ -74,11 +71,15 @@ class ClassesDataset(Dataset):
             flipped = torch.from_numpy((keyed_bits(seed_bits, "flip")[:, 0] & np.uint64(1)).astype(bool))
             image = torch.where(flipped[:, None, None, None], image.flip(-1), image)
         image = (image.float() / 127.5 - 1).expand(-1, self.channels, -1, -1)
+        extra = {}
+        if self.augment_prob is not None:
+            image, extra["augment"] = augment(image, seeds, self.augment_prob)
         return {
             "image": image.contiguous(),  # (B, C, S, S)
             "label": labels,
             "caption": [self.captions[label] for label in labels.tolist()],
             "seed": torch.tensor(seeds, dtype=torch.int64),
+            **extra,
         }
 
     def _binarized(self, image_u8: Tensor, rows: Tensor, seeds: np.ndarray) -> Tensor:
@@ -105,6 +106,7 @@ class ClassDataModule(ImageDataModule):
         random_flip: mirror half of the training images.
         binarize: none; dynamic (a grey value is the probability of white, drawn anew at every pass, but once and for
             all in validation and test); static (drawn once for training too); threshold (white above 127).
+        augment_prob: of each kind of augmentation in training, see datamodules.augment; 0 is off, EDM takes 0.12.
         caption_template: caption with {} for the class's name; "a {}" becomes "an {}" before a vowel.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for files in `setup`.
     Source: Burda et al. 2016, section 5 (dynamic binarisation); Salakhutdinov and Murray 2008 (static)
@@ -123,6 +125,7 @@ class ClassDataModule(ImageDataModule):
         data_seed: int = 0,
         random_flip: bool = False,
         binarize: str = "none",
+        augment_prob: float = 0.0,
         caption_template: str = "a photo of a {}",
     ) -> None:
         if name not in FORMATS:
@@ -146,12 +149,17 @@ class ClassDataModule(ImageDataModule):
         if binarize != "none" and form.channels == 3:
             raise ValueError(f"data.binarize={binarize}: grey values are read as probabilities, and {name} has "
                              "colours: set data.binarize=none and, for model=vae, another likelihood")
+        check_prob(augment_prob)
+        if augment_prob and binarize != "none":
+            raise ValueError(f"data.augment_prob={augment_prob} makes grey values, and data.binarize={binarize} black and "
+                             "white alone: drop one")
         if "{}" not in caption_template:
             raise ValueError(f"data.caption_template {caption_template!r} has no {{}} for the class's name")
         if not isinstance(num_val, int) or num_val < 1:
             raise ValueError(f"data.num_val must be a whole number of at least 1, got {num_val!r}")
         self.name, self.root, self.num_val, self.data_seed = name, Path(root).expanduser(), num_val, data_seed
         self.random_flip, self.binarize, self.caption_template = random_flip, binarize, caption_template
+        self.augment_prob = augment_prob
         self.class_names: tuple[str, ...] = ()
         self._digest = ""
 
@@ -168,16 +176,18 @@ class ClassDataModule(ImageDataModule):
         captions = [caption(self.caption_template, name) for name in self.class_names]
         train, val = cut(len(train_images), self.num_val, self.data_seed)
         common = {"image_size": self.image_size, "channels": self.channels, "binarize": self.binarize}
+        held_out = {**common, "augment_prob": 0.0 if self.augment_prob else None}
         own = torch.from_numpy(train_images.copy()), torch.from_numpy(train_labels)
         other = torch.from_numpy(test_images.copy()), torch.from_numpy(test_labels)
         fixed = {part: stable_hash("binarize", part, self.data_seed) for part in ("train", "test")}
         self.train_dataset = ClassesDataset(
             *own, train, captions, random_flip=self.random_flip,
-            fixed_seed=fixed["train"] if self.binarize == "static" else None, **common,
+            fixed_seed=fixed["train"] if self.binarize == "static" else None,
+            augment_prob=self.augment_prob or None, **common,
         )  # fmt: skip
-        self.val_dataset = ClassesDataset(*own, val, captions, fixed_seed=fixed["train"], **common)
+        self.val_dataset = ClassesDataset(*own, val, captions, fixed_seed=fixed["train"], **held_out)
         every = torch.arange(len(test_images))
-        self.test_dataset = ClassesDataset(*other, every, captions, fixed_seed=fixed["test"], **common)
+        self.test_dataset = ClassesDataset(*other, every, captions, fixed_seed=fixed["test"], **held_out)
         self._digest = digest(train_images, train_labels, test_images, test_labels)
         if rank_and_world()[0] == 0:
             parts = f"{len(train):,} images to train, {len(val):,} to validate, {len(every):,} to test"
@@ -190,6 +200,8 @@ class ClassDataModule(ImageDataModule):
             self._digest, self.image_size, self.channels, self.num_val, self.data_seed,
             self.random_flip, self.binarize, self.caption_template,
         )  # fmt: skip
+        if self.augment_prob:  # so that the digests of runs without it stay what they were
+            facts += (self.augment_prob,)
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 

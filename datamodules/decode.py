@@ -1,4 +1,4 @@
-"""Image files to square uint8 arrays, with one named reason for every file that cannot be used.
+"""Image files to square uint8 arrays, and a named reason for every file that cannot be used.
 
 Pillow, not torchvision.io: the latter can take the whole process down on a damaged PNG.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import files
+from pictures import on_white
 
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm at 89 million; checked before anything is decoded
 MAX_BYTES = 2**29  # of a file: 80 million pixels of 16 bits in three colours, not compressed
@@ -39,9 +40,10 @@ class BadImage(Exception):
         self.reason, self.detail = reason, detail
 
 
-def load_square(path: str | Path, size: int) -> np.ndarray:
+def load_square(path: str | Path, size: int, channels: int = 3) -> np.ndarray:
     """Read an image as uint8 (size, size, 3) RGB: upright, shortest side to `size` with antialiasing, centre crop.
 
+    Args: channels: 1 gives its brightness instead, uint8 (size, size).
     Raises: BadImage.
     """
     def central_square(image: Image.Image) -> np.ndarray:
@@ -49,7 +51,8 @@ def load_square(path: str | Path, size: int) -> np.ndarray:
         left, top = (image.width - side) / 2, (image.height - side) / 2
         # Cropping inside resize keeps a 1 x 1,000,000 strip from being blown up first.
         box = (left, top, left + side, top + side)
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(square.convert("L") if channels == 1 else square)
 
     return _open(path, size, central_square)
 
@@ -151,6 +154,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in _COLOUR_MODES | _ALPHA_MODES:
         raise BadImage("unsupported", f"mode {image.mode}")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return on_white(image)
     return image.convert("RGB")

@@ -1,12 +1,12 @@
-"""Random numbers for whole batches at once, each row a function of its own seed alone."""
+"""Random numbers for whole batches at once, as numpy arrays; each row is a function of its own seed alone."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from datamodules.sampler import stable_hash
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+from rng import splitmix
+from rng.hashing import stable_hash
 
 
 def keyed_bits(seeds: np.ndarray, tag: str, count: int = 1) -> np.ndarray:
@@ -14,16 +14,13 @@ def keyed_bits(seeds: np.ndarray, tag: str, count: int = 1) -> np.ndarray:
 
     Args: seeds (B,) uint64; tag: what the numbers are for.
     """
-    return streams(_mix(seeds.astype(np.uint64) ^ np.uint64(stable_hash(tag))), count)
+    starts = splitmix.mix(_words(seeds.astype(np.uint64) ^ np.uint64(stable_hash(tag))))
+    return _unsigned(splitmix.streams(starts, count))
 
 
 def streams(starts: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` outputs (B, count) of the generators SplitMix64 that start at (B,) uint64.
-
-    Source: Steele, Lea and Flood 2014 (SplitMix), figure 15
-    """
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the point
-        return _mix(starts[:, None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
+    """The first `count` outputs (B, count) of the generators SplitMix64 that start at (B,) uint64."""
+    return _unsigned(splitmix.streams(_words(starts), count))
 
 
 def bernoulli_u8(image_u8: np.ndarray, seeds: np.ndarray, tag: str) -> np.ndarray:
@@ -34,8 +31,9 @@ def bernoulli_u8(image_u8: np.ndarray, seeds: np.ndarray, tag: str) -> np.ndarra
     return (drawn.astype(np.uint8) * np.uint8(255)).reshape(image_u8.shape)
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _words(unsigned: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(unsigned.view(np.int64))
+
+
+def _unsigned(words: torch.Tensor) -> np.ndarray:
+    return words.numpy().view(np.uint64)

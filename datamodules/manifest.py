@@ -17,8 +17,8 @@ from datamodules.caption_sources import ALLOW, MAX_DEPTH, TOO_DEEP, Bad, Sample,
 from datamodules.caption_tables import lines
 from datamodules.decode import BadImage, verify
 from datamodules.progress import Progress
-from datamodules.sampler import stable_hash
 from files import inside, parse_json, printable, replacing
+from rng.hashing import stable_hash
 
 VERSION = 1  # raise when the verdict on an unchanged file can change
 _AT_ONCE = 32  # files that a thread judges before it tells
@@ -66,9 +66,9 @@ def count_reasons(bad: Iterable[Bad]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in Counter(b.reason for b in bad).most_common())
 
 
-def manifest_folder(cache_dir: str | Path, root: Path, annotations: str | None) -> Path:
+def manifest_folder(cache_dir: str | Path, root: Path, annotations: str | None, kind: str = "captions") -> Path:
     """Where the verdicts on a folder are kept: one place per folder and captions file."""
-    return Path(cache_dir).expanduser() / "captions" / f"{stable_hash(str(root.resolve()), annotations or ''):016x}"
+    return Path(cache_dir).expanduser() / kind / f"{stable_hash(str(root.resolve()), annotations or ''):016x}"
 
 
 def build_manifest(root: Path, source: Source, folder: Path, allow_outside: bool = False) -> Manifest:
@@ -106,7 +106,7 @@ def build_manifest(root: Path, source: Source, folder: Path, allow_outside: bool
         size, _, reason, detail = known[sample.file]
         if reason:
             bad_files.append(Bad(sample.file, reason, detail))
-        elif not sample.captions:
+        elif source.captioned and not sample.captions:
             bad_files.append(Bad(sample.file, "without caption"))
         else:
             samples.append(sample)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule
+from datamodules.base import BatchedDataset, ImageDataModule
 from datamodules.keyed import keyed_bits
 from datamodules.sampler import Key
 
@@ -18,7 +17,7 @@ DIMENSIONS = 2
 TAIL = 4  # standard deviations between a mode and the border of [-1, 1]: one point in 3,000 lies farther out
 
 
-class PointsDataset(Dataset):
+class PointsDataset(BatchedDataset):
     """`dataset[(index, sample_seed)]`: index fixes the mode, sample_seed where around it the point lies.
 
     An item holds `image` float32 (2, 1, 1), `label`, the number of its mode, and `seed`; `__getitems__` gives the same
@@ -36,12 +35,7 @@ class PointsDataset(Dataset):
     def __len__(self) -> int:
         return self.num_images
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        batch = self.__getitems__([key])
-        return {"image": batch["image"][0], "label": int(batch["label"][0]), "seed": int(batch["seed"][0])}
-
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """A whole batch: what collating the items one by one would give."""
         indices, seeds = zip(*keys)
         label = np.array(indices) % len(self.centres)
         point = self.centres[label] + self.std * normal(np.array(seeds, dtype=np.uint64))

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import operator
 from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
+from rng.hashing import stable_hash
+
 Key = tuple[int, int]  # (index into the dataset, sample seed)
-
-
-def stable_hash(*keys: int | str) -> int:
-    """Hash integers and strings to 63 bits, equal on every machine, process and Python version.
-
-    Raises TypeError for any other kind of key (the text of a float or an object is not stable).
-    """
-    plain = tuple(k if isinstance(k, str) else operator.index(k) for k in keys)
-    return int.from_bytes(hashlib.blake2b(repr(plain).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -9,7 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datamodules.base import ImageDataModule, to_model_range
-from datamodules.sampler import Key, stable_hash
+from datamodules.sampler import Key
+from rng.hashing import stable_hash
 from scenes.captions import caption
 from scenes.grammar import SceneSpec, get_preset, sample_spec
 from scenes.render import render

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule
+from datamodules.base import BatchedDataset, ImageDataModule
 from datamodules.class_files import FORMATS
 from datamodules.classes import ClassDataModule, ClassesDataset
 from datamodules.keyed import keyed_bits
@@ -19,7 +18,7 @@ from datamodules.sampler import Key
 STACKED = 3  # colours, and digits in an image
 
 
-class StackedDataset(Dataset):
+class StackedDataset(BatchedDataset):
     """`dataset[(index, sample_seed)]`: the sample seed draws the three digits, the index only counts.
 
     First the classes are drawn, each as likely as the others, then a digit of each class: all modes are equally
@@ -42,12 +41,7 @@ class StackedDataset(Dataset):
     def __len__(self) -> int:
         return self.num_images
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        batch = self.__getitems__([key])
-        return {"image": batch["image"][0], "label": int(batch["label"][0]), "seed": int(batch["seed"][0])}
-
     def __getitems__(self, keys: Sequence[Key]) -> dict[str, Any]:
-        """A whole batch: what collating the items one by one would give."""
         seeds = [seed for _, seed in keys]
         bits = keyed_bits(np.array(seeds, dtype=np.uint64), "stack", 2 * STACKED)
         which = (bits[:, :STACKED] % np.uint64(len(self.counts))).astype(np.int64)  # (B, 3)

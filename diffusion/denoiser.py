@@ -6,118 +6,169 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusion.prediction import check_prediction, target, to_x_0
+from diffusion.learned_variance import hybrid_loss, vlb_term
+from diffusion.parameterisation import NEEDS_SIGNAL, Row, check_prediction, row
 from diffusion.process import add_noise, expand
 from diffusion.schedules import NoiseSchedule
-from diffusion.weighting import loss_weight
+from diffusion.times import Times, UniformTimes
+from diffusion.weighting import WEIGHTINGS, loss_weight
 
 Denoise = Callable[..., Tensor]
 LOG_SNR_LIMIT = 20.0
 
 
-def make_denoiser(
-    net: Callable[..., Tensor], schedule: NoiseSchedule, prediction: str, *, sigma_data: float | None = None
-) -> Denoise:
-    """`denoise(x_t, t, **cond) -> x_0_hat` from a net called as `net(x, log_snr, **cond)`; x_t (B, ...), t (B,).
+class Denoiser(nn.Module):
+    """`denoiser(x_t, t, **cond) -> x_0_hat` from a net called as `net(c_in x_t, log_snr, **cond)`.
 
-    With sigma_data the net is preconditioned as in EDM and `prediction` must be x_0. log_snr (B,) is clamped to ±20.
-    x_0_hat is float32 (float64 for float64 x_t) whatever the net computes in.
-    Raises: ValueError for predictions that the schedule cannot carry.
-    Source: Karras et al. 2022 (EDM), eq. 7 and table 1, in terms of x_t = alpha x_0 + sigma eps
+    x_t is (B, ...) of any shape, t (B,) in [0, 1]. x_0_hat is float32 (float64 for float64 x_t) whatever the net
+    computes in. The net sees log_snr (B,) clamped to ±20.
+
+    Args:
+        net: a module or function.
+        schedule: the noise levels.
+        prediction: what the net's output stands for, a row of diffusion.parameterisation.
+        sigma_data: standard deviation of the data, for prediction edm.
+    Raises: ValueError for a prediction that the schedule rules out.
+    Source: Karras et al. 2022 (EDM), eq. 7, in terms of x_t = alpha x_0 + sigma eps
     """
-    check(schedule, prediction, sigma_data)
 
-    def denoise(x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
+    def __init__(
+        self, net: Callable[..., Tensor], schedule: NoiseSchedule, prediction: str = "v", *, sigma_data: float = 0.5
+    ) -> None:
+        super().__init__()
+        check_prediction(prediction)
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data={sigma_data}: give the standard deviation of the data, above 0")
+        if prediction in NEEDS_SIGNAL and schedule.alpha(torch.ones(1)).item() == 0:
+            where = f"t = 1 of {type(schedule).__name__}"
+            raise ValueError(
+                f"prediction={prediction!r} cannot recover x_0 where alpha = 0 ({where}): use v, x_0, flow or edm"
+            )
+        self.net, self.schedule, self.prediction, self.sigma_data = net, schedule, prediction, sigma_data
+
+    def row(self, t: Tensor) -> Row:
+        """Coefficients (B,) at t (B,)."""
+        return row(self.prediction, self.schedule.alpha(t), self.schedule.sigma(t), self.sigma_data)
+
+    def raw(self, x_t: Tensor, t: Tensor, coefficients: Row, **cond: Any) -> Tensor:
+        """The output F of the net (B, ...) in x_t's precision."""
+        log_snr = self.schedule.log_snr(t).to(x_t.dtype).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        return self.net(expand(coefficients.c_in, x_t) * x_t, log_snr, **cond).to(x_t.dtype)
+
+    def forward(self, x_t: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """x_0_hat (B, ...)."""
         x_t = full_precision(x_t)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        out = call(net, x_t, alpha, sigma, schedule.log_snr(t), sigma_data, cond)
-        if sigma_data is None:
-            return to_x_0(prediction, out, x_t, alpha, sigma)
-        c_skip, c_out, _ = preconditioning(alpha, sigma, sigma_data)
-        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * out
+        c = self.row(t)
+        return expand(c.c_skip, x_t) * x_t + expand(c.c_out, x_t) * self.raw(x_t, t, c, **cond)
 
-    return denoise
+    def target(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What F should be, (B, ...)."""
+        c = self.row(t)
+        return expand(c.on_x_0, x_0) * x_0 + expand(c.on_eps, x_0) * eps
+
+    def loss(
+        self,
+        x_0: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        weighting: str = "uniform",
+        *,
+        times: Times | None = None,
+        weighting_kwargs: dict[str, float] | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """Weighted squared error per sample (B,), a mean over dimensions.
+
+        Args:
+            x_0, eps: (B, ...); t (B,) in [0, 1].
+            weighting: of `diffusion.weighting`; weighting_kwargs are its parameters.
+            times: the distribution that t was drawn from; None is uniform.
+        Source: Ho et al. 2020, eq. 14; Karras et al. 2022, eq. 8
+        """
+        x_0 = full_precision(x_0)
+        eps = eps.to(x_0.dtype)
+        out = self.raw(add_noise(x_0, eps, t, self.schedule), t, self.row(t), **cond)
+        return self.error(out, x_0, eps, t, weighting, times, weighting_kwargs)
+
+    def error(
+        self,
+        out: Tensor,
+        x_0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        weighting: str,
+        times: Times | None,
+        weighting_kwargs: dict[str, float] | None,
+    ) -> Tensor:
+        """Weighted squared error (B,) of an output F (B, ...)."""
+        check_weighting(weighting)
+        c = self.row(t)
+        options: dict[str, Any] = {"sigma_data": self.sigma_data} | dict(weighting_kwargs or {})
+        if weighting == "sigmoid":
+            options["density"] = (times or UniformTimes()).density(t, self.schedule)
+        log_snr = self.schedule.log_snr(t).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        weight = loss_weight(weighting, c, log_snr, **options)
+        return weight.to(x_0.dtype) * (out - self.target(x_0, eps, t)).square().flatten(1).mean(1)
 
 
-def denoising_loss(
-    net: Callable[..., Tensor],
-    x_0: Tensor,
-    *,
-    schedule: NoiseSchedule,
-    prediction: str,
-    weighting: str,
-    t: Tensor,
-    eps: Tensor,
-    sigma_data: float | None = None,
-    weighting_kwargs: dict[str, float] | None = None,
-    **cond: Any,
-) -> Tensor:
-    """Weighted squared error per sample (B,), a mean over dimensions, float32; x_0, eps (B, ...), t (B,) in [0, 1].
+class LearnedVarianceDenoiser(Denoiser):
+    """A denoiser whose net also learns the variances of the reverse kernels, by a second output of x's shape.
 
-    Source: Ho et al. 2020, eq. 14; Karras et al. 2022, eq. 8; weightings in `loss_weight`
+    Its loss is the hybrid one: the simple loss, and a thousandth of the variational bound with the means held fixed.
+
+    Args:
+        num_steps: steps T of the process whose variances are learned; training times lie on k/T.
+    Source: Nichol & Dhariwal 2021, section 3.1
     """
-    check(schedule, prediction, sigma_data)
-    x_0 = full_precision(x_0)
-    eps = eps.to(x_0.dtype)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    x_t = add_noise(x_0, eps, t, schedule)
-    log_snr = schedule.log_snr(t).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-    out = call(net, x_t, alpha, sigma, log_snr, sigma_data, cond)
-    options: dict[str, Any] = dict(weighting_kwargs or {})
-    if weighting == "sigmoid":
-        options["log_snr_slope"] = schedule.log_snr_slope(t)
-    if weighting == "edm" and sigma_data is not None:
-        options.setdefault("sigma_data", sigma_data)
-    weight = loss_weight(weighting, prediction, log_snr, **options)
-    if sigma_data is None:
-        wanted = target(prediction, x_0, eps, alpha, sigma)
-    else:
-        # The error of x_0_hat is c_out times that of the raw output; this form does not cancel at small sigma.
-        _, c_out, c_in = preconditioning(alpha, sigma, sigma_data)
-        wanted = (expand(sigma, x_0) * x_0 / sigma_data - expand(alpha * sigma_data, x_0) * eps) * expand(c_in, x_0)
-        weight = weight * c_out**2
-    return weight.to(x_0.dtype) * (out - wanted).square().flatten(1).mean(1)
+
+    def __init__(
+        self, net: Callable[..., Tensor], schedule: NoiseSchedule, prediction: str, num_steps: int, *, sigma_data: float = 0.5
+    ) -> None:
+        super().__init__(net, schedule, prediction, sigma_data=sigma_data)
+        if num_steps < 2:
+            raise ValueError(f"learned_variance_steps={num_steps}: give the number of steps, at least 2")
+        self.num_steps = num_steps
+
+    def both(self, x_t: Tensor, t: Tensor, coefficients: Row, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The output F and v in about [0, 1], (B, ...) each."""
+        out = super().raw(x_t, t, coefficients, **cond)
+        if out.shape[1] != 2 * x_t.shape[1]:
+            raise ValueError(f"a learned variance needs a net with {2 * x_t.shape[1]} output channels, this one has {out.shape[1]}")
+        out, v = out.chunk(2, dim=1)
+        return out, (v + 1) / 2
+
+    def raw(self, x_t: Tensor, t: Tensor, coefficients: Row, **cond: Any) -> Tensor:
+        return self.both(x_t, t, coefficients, **cond)[0]
+
+    def with_variance(self, x_t: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
+        """x_0_hat and v, (B, ...) each: v = 0 is the small reverse variance and v = 1 the large one."""
+        x_t = full_precision(x_t)
+        c = self.row(t)
+        out, v = self.both(x_t, t, c, **cond)
+        return expand(c.c_skip, x_t) * x_t + expand(c.c_out, x_t) * out, v
+
+    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, weighting: str = "uniform", **options: Any) -> Tensor:
+        """The hybrid loss per sample (B,); t on k/T. One call of the net serves both parts."""
+        x_0 = full_precision(x_0)
+        cond = {k: o for k, o in options.items() if k not in ("times", "weighting_kwargs")}
+        x_t, c = add_noise(x_0, eps.to(x_0.dtype), t, self.schedule), self.row(t)
+        out, v = self.both(x_t, t, c, **cond)
+        simple = self.error(out, x_0, eps.to(x_0.dtype), t, weighting, options.get("times"), options.get("weighting_kwargs"))
+        u = (t - 1 / self.num_steps).clamp(min=0.5 / self.num_steps)  # the last step's own variance is not a kernel's
+        x_0_hat = expand(c.c_skip, x_t) * x_t + expand(c.c_out, x_t) * out
+        scales = (self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.alpha(u), self.schedule.sigma(u))
+        term = vlb_term(x_0, x_t, x_0_hat, v, *scales)
+        return hybrid_loss(simple, term, x_0[0].numel(), self.num_steps)
 
 
-def preconditioning(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(c_skip, c_out, c_in) of x_0_hat = c_skip x_t + c_out net(c_in x_t); finite at alpha = 0 and at sigma = 0.
-
-    Source: Karras et al. 2022 (EDM), table 1, with their sigma = sigma / alpha
-    """
-    c_in = (alpha**2 * sigma_data**2 + sigma**2).rsqrt()
-    return alpha * sigma_data**2 * c_in**2, sigma * sigma_data * c_in, c_in
-
-
-def call(
-    net: Callable[..., Tensor],
-    x_t: Tensor,
-    alpha: Tensor,
-    sigma: Tensor,
-    log_snr: Tensor,
-    sigma_data: float | None,
-    cond: dict[str, Any],
-) -> Tensor:
-    """The raw output of the net in full precision, its input scaled to unit variance where sigma_data is given."""
-    if sigma_data is not None:
-        x_t_in = expand(preconditioning(alpha, sigma, sigma_data)[2], x_t) * x_t
-    else:
-        x_t_in = x_t
-    out = net(x_t_in, log_snr.to(x_t.dtype).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT), **cond)
-    return out.to(x_t.dtype)
+def check_weighting(weighting: str) -> None:
+    """Raises: ValueError for an unknown weighting."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"unknown weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
 
 
 def full_precision(x: Tensor) -> Tensor:
     """x in float64 if it was, else float32."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-def check(schedule: NoiseSchedule, prediction: str, sigma_data: float | None) -> None:
-    """Raises: ValueError if the schedule or the preconditioning rules out this prediction."""
-    check_prediction(prediction)
-    if sigma_data is not None and prediction != "x_0":
-        raise ValueError(f"prediction={prediction!r} with sigma_data: EDM preconditioning needs prediction='x_0'")
-    if prediction == "eps" and schedule.alpha(torch.ones(1)).item() == 0:
-        where = f"t = 1 of {type(schedule).__name__}"
-        raise ValueError(f"prediction='eps' cannot recover x_0 where alpha = 0 ({where}): use v, x_0 or flow")

@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from contracts import Request
 from diffusion.random import keyed_randn
 from lightning_modules.base import GenerativeModule
 from networks.autoencoder import check_latent_dim
+from objectives.processes import mean_over_processes
 
 PEAK_SQUARED = 4.0  # the range of pixels in [-1, 1], squared
-MEMORY_BATCHES = 100  # batches that the latents' moments look back on, about
+MEMORY_BATCHES = 100  # about as many recent batches enter the latents' moments
 
 
 class Autoencoder(GenerativeModule):
     """Minimises the squared error of decode(encode(image)).
 
-    An autoencoder is no model of P(image): nothing in its training says how latents are distributed. To be sampled at
-    all, it keeps the mean and covariance of the latents of recent training images, in buffers that travel in the
-    checkpoint, and ``sample`` decodes draws from the normal distribution of these moments. What that makes of latents
-    which are not normal shows in the pictures, and is why the variational autoencoder was invented.
+    An autoencoder is not a model of P(image): its training does not shape the distribution of the latents. For sampling
+    it keeps the mean and covariance of the latents of recent training images, in buffers of the checkpoint. ``sample``
+    decodes draws from the normal distribution with these moments. The latents are not normal, so the samples are poor;
+    the variational autoencoder solves this.
 
     Args:
         encoder: partial of a net of ``networks.autoencoder``; called with image_size, channels and out_dim.
@@ -67,6 +69,20 @@ class Autoencoder(GenerativeModule):
         return self.decoder(z)
 
     @torch.no_grad()
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """Latents (B, latent_dim) in full precision."""
+        return self.encode(image).float()
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (latent_dim,) of the latents of the last training batches."""
+        return self.latent_mean.clone(), self.latent_cov.diagonal().clamp(min=1e-12).sqrt()
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, label: None = None) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] of latents (B, latent_dim)."""
+        return self.decode(z.to(self.latent_mean)).float().clamp(-1, 1)
+
+    @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """A batch's images through the latent and back: float32 (B, C, S, S) in [-1, 1]."""
         return self.decode(self.encode(batch["image"])).float().clamp(-1, 1)
@@ -80,7 +96,7 @@ class Autoencoder(GenerativeModule):
         return {"loss": error.mean(), "psnr_db": 10 * torch.log10(PEAK_SQUARED / error.detach()).mean()}
 
     @torch.no_grad()
-    def sample(self, conditions: int, *, seeds: Sequence[int], **others: Any) -> Tensor:
+    def sample(self, request: Request, *, seeds: Sequence[int], **others: Any) -> Tensor:
         """Images (n, C, S, S) in [-1, 1] of latents drawn from the normal distribution of training latents.
 
         Raises: ValueError before any training, or for an option: there is none.
@@ -98,22 +114,24 @@ class Autoencoder(GenerativeModule):
         return None if self.latent_batches else "the autoencoder has seen no images to learn the latents from: train it"
 
     def _follow(self, z: Tensor) -> None:
-        """Moves mean and covariance towards those of a batch of latents (B, d): at first their average over batches,
-        then an exponential one, since the encoder goes on changing."""
+        """Update mean and covariance with this process's latents (B, d) of a batch that all processes share.
+
+        The first batches are averaged equally, later ones exponentially, because the encoder still changes.
+        """
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
-            mean = z.mean(0)
-            cov = (z - mean).T @ (z - mean) / len(z)
+            mean = mean_over_processes(z.mean(0))
+            cov = mean_over_processes((z - mean).T @ (z - mean) / len(z))
             weight = 1 / (self.latent_batches + 1).clamp(max=MEMORY_BATCHES).float()
             step = mean - self.latent_mean
             mixed = torch.lerp(self.latent_cov, cov, weight) + weight * (1 - weight) * torch.outer(step, step)
-            good = mixed.isfinite().all()  # a batch that broke leaves the moments as they were
+            good = mixed.isfinite().all()  # a batch with NaN changes nothing
             self.latent_mean.copy_(torch.where(good, self.latent_mean + weight * step, self.latent_mean))
             self.latent_cov.copy_(torch.where(good, mixed, self.latent_cov))
             self.latent_batches += good
 
 
 def root(cov: Tensor) -> Tensor:
-    """L with L L^T = cov (d, d) up to a millionth of its mean variance, which few images need to have a root."""
+    """L with L L^T = cov (d, d), plus a millionth of the mean variance, without which few images give a singular cov."""
     jitter = 1e-6 * cov.diagonal().mean() + torch.finfo(cov.dtype).tiny
     return torch.linalg.cholesky(cov + jitter * torch.eye(len(cov), dtype=cov.dtype))

@@ -27,8 +27,8 @@ class GenerativeModule(pl.LightningModule):
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
-    conditioning = "none"  # what sample() reads of a request beside its number: "none", "label" or "text"
-    averaged = ""  # what the names of the weights that callbacks.ema averages begin with; "" is all that train
+    conditioning = "none"  # what sample() reads from a request besides the number of images: "none", "label" or "text"
+    averaged = ""  # callbacks.ema averages the weights whose names begin with this; "" averages all that train
 
     def __init__(
         self,
@@ -102,8 +102,15 @@ class GenerativeModule(pl.LightningModule):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Losses of a validation batch; the caller weighs them by the batch's images."""
+        """Values of a validation batch, of any shape, each a mean over its images."""
         return self.losses(batch)
+
+    def validation_summary(self, means: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """Scalars to log, from the means of ``validation_step``'s values over all `images` of the validation set.
+
+        A value that is no mean over images is computed here: computed per batch, it would depend on the batch size.
+        """
+        return means
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.param_groups())
@@ -151,7 +158,7 @@ COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
 
 
 def check_schedules(**schedules: Any) -> None:
-    """Raises ValueError, naming the setting, for a schedule that is no function of the step."""
+    """Raises ValueError, naming the setting, for a schedule that is not a function of the step."""
     for name, schedule in schedules.items():
         if schedule is not None and not callable(schedule):
             known = "{_target_: optimizers.schedules.WarmupDecay, total_steps: 1000}"
@@ -159,7 +166,7 @@ def check_schedules(**schedules: Any) -> None:
 
 
 def check_optimizer(optimizer: Callable[..., torch.optim.Optimizer] | None) -> None:
-    """Raises ValueError, before anything is trained, for an optimiser that cannot be made of its settings."""
+    """Raises ValueError, before training starts, for an optimiser that cannot be built with its settings."""
     if optimizer is None:
         return
     try:

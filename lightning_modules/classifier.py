@@ -1,4 +1,4 @@
-"""A classifier: no generator itself, but its features and class scores judge those that are."""
+"""A classifier: it draws no images; evaluation uses its features and class scores to judge generators."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from contracts import Request
 from lightning_modules.base import GenerativeModule
 
 REFUSAL = "a classifier draws no images: it judges those of others, as docs/evaluation.md says"
 
 
 class Classifier(GenerativeModule):
-    """P(class | image) by cross-entropy; trained and stored like every family, and sampled by none.
+    """P(class | image) by cross-entropy; trained and stored like every family, but it draws no samples.
 
     Args:
         net: images in [-1, 1] -> class scores, with `features` before its last layer (networks.classifier).
@@ -71,10 +72,10 @@ class Classifier(GenerativeModule):
         """Why there are no samples."""
         return REFUSAL
 
-    def sample(self, conditions: Any, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
+    def sample(self, request: Request, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
         """Raises ValueError."""
         raise ValueError(REFUSAL)
 
-    def example_conditions(self) -> int:
+    def example_request(self) -> Request:
         """No images in the grids during training."""
-        return 0
+        return Request(0)

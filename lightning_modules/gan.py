@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.random import keyed_generators, keyed_randn, randn
+from contracts import Request, label_tensor
 from lightning_modules.base import GenerativeModule, check_schedules, seed_everything
 from lightning_modules.gan_checks import check_arguments, check_layers
 from objectives.adversarial import accuracy, adversarial_loss
@@ -18,17 +19,17 @@ from objectives.penalties import gradient_penalty, half_square, lazy, scores_and
 
 
 class GAN(GenerativeModule):
-    """G(z), z ~ N(0, I), trained to be taken for data by a discriminator D that is trained to tell them apart.
+    """G(z), z ~ N(0, I): G learns to make images that D takes for data, and D learns to tell them from data.
 
-    A batch of the data is one step: D's update and, in every ``critic_steps``-th, then one of G. So ``optimizer_steps``
-    counts D's updates, a step uses as many images of the data as in any family, and G is updated optimizer_steps /
-    critic_steps times. With ``trainer.accumulate`` a step waits for that many batches, and both players use them
-    all. Every update draws latents of its own, keyed by the samples' seeds and the player. D sees augmented images
-    only; r1 and r2 are on its slope by the image before, the gradient penalty on that between images as D sees them.
-    ``d_loss`` is logged without the penalties, and they without their weights.
+    One batch is one step. A step updates D; every ``critic_steps``-th step then updates G. So ``optimizer_steps`` counts
+    D's updates, and G gets optimizer_steps / critic_steps of them. With ``trainer.accumulate`` a step collects that many
+    batches, and both players use all of them. Every update draws its own latents, keyed by the samples' seeds and the
+    player. D sees augmented images only. r1 and r2 penalise its slope by the image before augmentation; the gradient
+    penalty is taken between augmented images. ``d_loss`` is logged without the penalties, and these without their
+    weights.
 
-    Under data parallelism batch norm computes its statistics within each process; nets without it give what one
-    process gives on the whole batch.
+    With several processes batch norm takes its statistics within each process. Nets without it train as one process
+    does on the whole batch.
 
     Args:
         generator: partial of a net (z (B, latent_dim), label (B,) or None) -> images in [-1, 1], called with
@@ -154,7 +155,7 @@ class GAN(GenerativeModule):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``d_loss``, ``g_loss``, and D's scores and shares of right answers; there is no one loss to minimise.
 
-        D's values at validation images against those at training images tell how much of the data it knows by heart.
+        Where D scores training images higher than validation images, it has memorised training images.
         """
         return self.discriminator_losses(batch)[1] | self.generator_losses(batch)[1]
 
@@ -200,7 +201,7 @@ class GAN(GenerativeModule):
             loss, logged = losses_of(batch)
             for name, value in logged.items():
                 self.last_losses[name] = self.last_losses.get(name, 0.0) + value.detach() / len(batches)
-            # Autocast off: a penalty's second derivative would else be multiplied in half precision.
+            # Without autocast: a penalty's second derivative needs full precision.
             with torch.autocast(self.device.type, enabled=False), nullcontext() if i == len(batches) - 1 else alone():
                 self.manual_backward(loss / len(batches))
         optimizer.step()
@@ -240,21 +241,26 @@ class GAN(GenerativeModule):
 
     @torch.no_grad()
     def sample(
-        self, conditions: int | Sequence[int], *, seeds: Sequence[int], truncation: float = 1.0, **others: Any
+        self, request: Request, *, seeds: Sequence[int], truncation: float | None = None, **others: Any
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1], image i from seeds[i] and, where the model is conditional, its class number.
 
         Args:
-            truncation: factor on the latents; below 1 images are more typical and less varied.
-        Raises: ValueError for a number of images in place of classes, unknown classes, a negative truncation or an
-            option that a GAN has not.
+            truncation: factor on the latents, 1 by default; below 1 images are more typical and less varied.
+        Raises: ValueError for a request without classes where the model needs them, unknown classes, a negative truncation or an
+            option that a GAN does not have.
         Source: Brock et al. 2019 (BigGAN), section 3.1; Karras et al. 2019 (StyleGAN), appendix B, for the factor
         """
         if others:
             raise ValueError(f"a GAN draws in one step: it has no {', '.join(others)}, only truncation")
+        truncation = 1.0 if truncation is None else truncation
         if not 0 <= truncation < float("inf"):
             raise ValueError(f"truncation={truncation}: give a number of at least 0")
-        return self.generate(truncation * self.latents(seeds), self._classes(conditions, len(seeds)))
+        return self.generate(truncation * self.latents(seeds), self._classes(request, len(seeds)))
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """What ``sample`` does unless it is told otherwise."""
+        return {"truncation": 1.0}
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""
@@ -270,19 +276,20 @@ class GAN(GenerativeModule):
         finally:
             self.generator.train(training)
 
-    def example_conditions(self) -> int | list[int]:
+    def example_request(self) -> Request:
         """One image of every class, or 16."""
-        return 16 if self.num_classes is None else list(range(self.num_classes))
+        return Request(16) if self.num_classes is None else Request(self.num_classes, labels=range(self.num_classes))
 
-    def _classes(self, conditions: int | Sequence[int], n: int) -> Tensor | None:
+    def _classes(self, request: Request, n: int) -> Tensor | None:
         if self.num_classes is None:
             return None
-        if isinstance(conditions, int) or len(conditions) != n:
-            raise ValueError(f"a class-conditional GAN draws {n} images of {n} class numbers, not of {conditions}")
-        unknown = [c for c in conditions if not 0 <= int(c) < self.num_classes]
+        if request.labels is None or request.n != n or None in request.labels:
+            asked = request.n if request.labels is None else list(request.labels)
+            raise ValueError(f"a class-conditional GAN draws {n} images of {n} class numbers, not of {asked}")
+        unknown = [c for c in request.labels if not 0 <= c < self.num_classes]
         if unknown:
             raise ValueError(f"label={unknown[0]}: the model knows the classes 0 to {self.num_classes - 1}")
-        return torch.as_tensor([int(c) for c in conditions], device=self.device)
+        return label_tensor(request.labels, self.device)[0]
 
 
 @contextmanager

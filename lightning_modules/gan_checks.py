@@ -1,4 +1,4 @@
-"""What a GAN's settings may not be, in one line each."""
+"""Checks of a GAN's settings; each refusal is one line."""
 
 from __future__ import annotations
 

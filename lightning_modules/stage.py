@@ -1,188 +1,274 @@
-"""One stage of a cascade: a diffusion net with its own schedule, loss, guidance and sampler."""
+"""One diffusion stage: a denoiser in a space, what it is told, how it is trained and how it is sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from diffusion.denoiser import denoising_loss, make_denoiser
+from contracts import Batch
+from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weighting
 from diffusion.guidance import guided
-from diffusion.prediction import PREDICTIONS
-from diffusion.process import add_noise
+from diffusion.inpainting import inpainted
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
 from diffusion.samplers import OnStep
-from diffusion.schedules import CosineSchedule, NoiseSchedule
+from diffusion.schedules import NoiseSchedule
 from diffusion.threshold import THRESHOLDS, thresholded
-from diffusion.weighting import WEIGHTINGS
+from diffusion.times import Times, UniformTimes
+from lightning_modules.spaces import Space
+from lightning_modules.super_resolution import LowResolution
+from networks.conditioners import combine
+
+PAIRINGS = ("none", "optimal_transport")
 
 
 class DiffusionStage(nn.Module):
-    """A net of the cascade and all that trains it and samples from it.
-
-    A stage with ``lowres_size`` is a super-resolution stage: it sees the image reduced to that size, enlarged again and
-    noised to a level drawn per sample (noise-conditioning augmentation), and is told the level.
+    """A net with its noise levels, conditions, loss, guidance and sampler. It knows no kind of condition by name.
 
     Args:
-        net: called as ``net(x, log_snr, text=, text_mask=, lowres=, aug_level=)``.
-        image_size: side of what the stage produces, in pixels.
-        lowres_size: side of the image it starts from; None for the base stage.
-        channels: image channels.
-        prediction: what the net predicts, ``eps | x_0 | v | flow``.
-        weighting: the loss weighting, see ``diffusion.weighting``; ``weighting_kwargs`` are its parameters.
+        net: called as ``net(x, log_snr, vector=, tokens=, token_mask=, channels=)`` with what its conditioners give.
+        space: what is diffused.
+        schedule: the noise levels.
         sampler: a function of ``diffusion.samplers``.
+        conditioners: name -> ``Conditioner``; none for an unconditional stage.
+        lowres: set for a super-resolution stage; it then needs a ``LowresConditioner``.
+        prediction: what the net predicts, a row of ``diffusion.parameterisation``.
+        sigma_data: standard deviation of the data, for ``prediction=edm``.
+        weighting: the loss weighting, see ``diffusion.weighting``; ``weighting_kwargs`` are its parameters.
+        times: which noise levels are trained; None draws t uniformly.
+        pairing: ``none`` | ``optimal_transport``: which sample of a batch gets which noise. Pairing by optimal transport is
+            for unconditional flows: under conditions it would skew the noise.
+        num_steps: of the sampler.
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
-        threshold: ``none | static | dynamic`` on the estimated image, after guidance.
-        sigma_data: set for EDM preconditioning.
-        noise_levels: mean and standard deviation of the normal distribution of log-SNR in training, to spend it where
-            pictures are decided; None draws t uniformly.
-        cond_drop_prob: probability of training a sample without its text.
-        crop_size: side of the crops a super-resolution stage trains on; None for whole images.
+        guidance_rescale: share of the way back to the conditional estimate's standard deviation.
+        guidance_interval: (low, high) of the log-SNR at which to guide; None guides at every noise level.
+        threshold: ``none | static | dynamic`` on the estimate, after guidance; null is none.
+        cond_drop_prob: probability of training a sample without a condition, one number or one per conditioner.
         batch_share: share of each batch this stage trains on; a cheap stage needs fewer images.
-        aug_level: level of noise on the low-resolution image when sampling, in [0, 1].
-        max_aug_level: training levels are uniform in [0, max_aug_level].
+        learned_variance_steps: steps T of a process whose reverse variances the net learns, with twice the output
+            channels and the hybrid loss; None for fixed variances.
 
     Raises:
-        ValueError: for a share, probability or size out of range.
+        ValueError: for a share, probability or word that is not allowed.
 
-    Source: Saharia et al. 2022 (Imagen), section 2; Ho et al. 2022 (cascaded diffusion).
+    Source: Ho & Salimans 2022; Saharia et al. 2022 (Imagen), section 2
     """
 
     def __init__(
         self,
         net: nn.Module,
         *,
-        image_size: int,
+        space: Space,
         schedule: NoiseSchedule,
         sampler: Callable[..., Tensor],
-        lowres_size: int | None = None,
-        channels: int = 3,
+        conditioners: Mapping[str, nn.Module] | None = None,
+        lowres: LowResolution | None = None,
         prediction: str = "v",
+        sigma_data: float = 0.5,
         weighting: str = "uniform",
         weighting_kwargs: dict[str, float] | None = None,
+        times: Times | None = None,
+        pairing: str = "none",
         num_steps: int = 50,
         guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
-        threshold: str = "dynamic",
+        guidance_interval: Sequence[float] | None = None,
+        threshold: str = "none",
         threshold_percentile: float = 0.995,
-        sigma_data: float | None = None,
-        noise_levels: Sequence[float] | None = None,
-        cond_drop_prob: float = 0.1,
-        crop_size: int | None = None,
+        cond_drop_prob: float | dict[str, float] = 0.1,
         batch_share: float = 1.0,
-        aug_level: float = 0.0,
-        max_aug_level: float = 1.0,
+        learned_variance_steps: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("cond_drop_prob", cond_drop_prob), ("aug_level", aug_level), ("batch_share", batch_share)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} of the {image_size}-pixel stage is outside [0, 1]")
-        if lowres_size is not None and image_size % lowres_size:
-            raise ValueError(f"image_size={image_size} is not a multiple of lowres_size={lowres_size}")
-        if crop_size is not None and (lowres_size is None or crop_size > image_size or image_size % crop_size):
-            raise ValueError(f"crop_size={crop_size}: only a super-resolution stage trains on crops, a divisor of its size")
-        check_choices(prediction, weighting, threshold)
-        if noise_levels is not None and (len(noise_levels) != 2 or not noise_levels[1] > 0):
-            raise ValueError(f"noise_levels={list(noise_levels)}: give a mean and a standard deviation above 0")
-        if not batch_share > 0:
-            raise ValueError(f"batch_share={batch_share}: a stage trains on a share of the batch above 0")
-        if num_steps < 1:
-            raise ValueError(f"num_steps={num_steps}: give a whole number of at least 1")
-        self.net = net
-        self.image_size, self.lowres_size, self.channels = image_size, lowres_size, channels
-        self.schedule, self.prediction, self.sigma_data = schedule, prediction, sigma_data
-        self.weighting, self.weighting_kwargs, self.noise_levels = weighting, weighting_kwargs, noise_levels
-        self.sampler, self.num_steps = sampler, num_steps
+        if learned_variance_steps is None:
+            self.denoiser = Denoiser(net, schedule, prediction, sigma_data=sigma_data)
+        else:
+            self.denoiser = LearnedVarianceDenoiser(net, schedule, prediction, learned_variance_steps, sigma_data=sigma_data)
+        self.conditioners = nn.ModuleDict(conditioners or {})
+        self.space, self.sampler, self.num_steps, self.lowres = space, sampler, num_steps, lowres
+        self.weighting, self.weighting_kwargs, self.times = weighting, weighting_kwargs, times or UniformTimes()
+        self.pairing = pairing
         self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
+        self.guidance_interval = None if guidance_interval is None else tuple(guidance_interval)
         self.threshold, self.threshold_percentile = threshold, threshold_percentile
-        self.cond_drop_prob, self.crop_size, self.batch_share = cond_drop_prob, crop_size, batch_share
-        self.aug_level, self.max_aug_level, self.aug_schedule = aug_level, max_aug_level, CosineSchedule()
+        self.cond_drop_prob, self.batch_share = self._drop_probs(cond_drop_prob), batch_share
         # In the state_dict, so that a checkpoint says by itself which of its stages may be sampled.
         self.register_buffer("images_trained", torch.zeros((), dtype=torch.int64))
+        self._check()
 
-    def times(self, u: Tensor) -> Tensor:
-        """Training times (B,) from uniform numbers (B,) in [0, 1), by inversion.
+    def _drop_probs(self, given: float | dict[str, float]) -> dict[str, float]:
+        if isinstance(given, dict):
+            if unknown := [name for name in given if name not in self.conditioners]:
+                known = ", ".join(self.conditioners) or "none"
+                raise ValueError(f"cond_drop_prob: there is no conditioner {unknown[0]!r}; there are {known}")
+            probs = {name: given.get(name, 0.0) for name in self.conditioners}
+        else:
+            probs = dict.fromkeys(self.conditioners, given)
+        for name, prob in [*probs.items(), *([("", given)] if not isinstance(given, dict) else [])]:
+            if not 0 <= prob <= 1:
+                raise ValueError(f"cond_drop_prob={prob}{f' of {name}' if name else ''} is outside [0, 1]")
+        return probs
 
-        Source: Karras et al. 2022 (EDM), table 1, for the normal distribution of log-SNR.
-        """
-        if self.noise_levels is None:
-            return u
-        mean, std = self.noise_levels
-        log_snr = mean + std * torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
-        return self.schedule.t_from_log_snr(log_snr.clamp(-19, 19))
+    def _check(self) -> None:
+        check_weighting(self.weighting)
+        if self.threshold not in THRESHOLDS:
+            raise ValueError(f"threshold={self.threshold}: choose one of {', '.join(THRESHOLDS)}")
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"pairing={self.pairing}: choose one of {', '.join(PAIRINGS)}")
+        if self.pairing != "none" and any(c.droppable for c in self.conditioners.values()):
+            raise ValueError(f"pairing={self.pairing} is for unconditional models: under conditions it skews the noise")
+        if self.threshold != "none" and not self.space.bounded:
+            raise ValueError(f"threshold={self.threshold}: only pixels are thresholded; leave it at none")
+        if not 0 < self.batch_share <= 1:
+            raise ValueError(f"batch_share={self.batch_share}: a stage trains on a share of the batch in (0, 1]")
+        check_interval(self.guidance_interval)
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps={self.num_steps}: give a whole number of at least 1")
+        if self.lowres is not None:
+            self.lowres.check(self.space.image_size)
 
-    def loss(self, image: Tensor, text: Tensor, text_mask: Tensor, seeds: Tensor, u: Tensor, tag: str) -> Tensor:
-        """Per-sample loss (B,) of this stage; all randomness but u is keyed by the samples' seeds and the tag.
+    @property
+    def net(self) -> nn.Module:
+        """The net inside the denoiser."""
+        return self.denoiser.net
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels."""
+        return self.denoiser.schedule
+
+    # ---- training ----
+
+    def loss(self, batch: Batch, u: Tensor, tag: str) -> Tensor:
+        """Per-sample loss (B,); all randomness but u is keyed by the samples' seeds and the tag.
 
         Args:
-            image: (B, C, S, S) in [-1, 1] at the data's own size.
-            text, text_mask: (B, L, D) tokens and (B, L) bool.
-            seeds: (B,) int64.
+            batch: what the space and the conditioners read, and `seed` (B,) int64.
             u: (B,) uniform in [0, 1), the quantile of each sample's noise level.
         """
-        x_0, condition = self._crop(*self._targets(image), seeds, tag)
-        keep = keyed_rand(seeds, tag, "drop", device=x_0.device) >= self.cond_drop_prob
-        cond: dict[str, Any] = dict(zip(("text", "text_mask"), drop_text(text, text_mask, keep)))
-        if condition is not None:
-            level = keyed_rand(seeds, tag, "aug_level", device=x_0.device) * self.max_aug_level
-            aug_eps = keyed_randn(seeds, x_0.shape[1:], tag, "aug_eps", device=x_0.device)
-            cond |= {"lowres": add_noise(condition, aug_eps, level, self.aug_schedule), "aug_level": level}
-        return denoising_loss(
-            self.net,
-            x_0,
-            schedule=self.schedule,
-            prediction=self.prediction,
-            weighting=self.weighting,
-            weighting_kwargs=self.weighting_kwargs,
-            sigma_data=self.sigma_data,
-            t=self.times(u),
-            eps=keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device),
-            **cond,
-        )
+        seeds, x_0 = batch["seed"], self.space.encode(batch)
+        if self.lowres is not None:
+            x_0, fields = self.lowres.for_training(batch, x_0, seeds, tag)
+            batch = batch | fields
+        told = self.told(self._dropped(batch, seeds, tag))
+        eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
+        if self.pairing == "optimal_transport":
+            eps = pair(x_0, eps)
+        t = self.times.draw(u, self.schedule)
+        options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
+        return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)
+
+    def _dropped(self, batch: Batch, seeds: Tensor, tag: str) -> dict[str, dict[str, Tensor]]:
+        """Each conditioner's value, some of them dropped."""
+        values = {}
+        for name, conditioner in self.conditioners.items():
+            value = conditioner.from_batch(batch)
+            if conditioner.droppable:
+                keep = keyed_rand(seeds, tag, "drop", name, device=device_of(value)) >= self.cond_drop_prob[name]
+                value = conditioner.drop(value, keep)
+            values[name] = value
+        return values
+
+    def told(self, values: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What the net is told by its conditioners' values."""
+        return combine(self.conditioners[name](value) for name, value in values.items())
+
+    # ---- sampling ----
+
+    def guided(
+        self,
+        batch: Batch,
+        *,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        threshold: str | None = None,
+        weaker: DiffusionStage | None = None,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """`denoise(x_t, t) -> x_0_hat` with the conditions of a batch, guidance, and then the threshold.
+
+        The conditioners run once, however many steps a sampler takes.
+
+        Args:
+            weaker: a worse model of the same data, whose estimate guidance moves away from, in place of the
+                unconditional one.
+            others: None leaves an option as the stage has it.
+        """
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        interval = self.guidance_interval if guidance_interval is None else tuple(guidance_interval)
+        check_interval(interval)
+        if weaker is None and not any(c.droppable for c in self.conditioners.values()):
+            scale = 1.0  # without conditions to drop both passes would be the same
+        unused = scale == 0 and interval is None and weaker is None
+        cond = {} if unused else self.conditions(batch)
+        uncond = self.conditions(batch, keep=False) if weaker is None and scale != 1 else None
+        worse = None
+        if weaker is not None:
+            theirs = weaker.conditions(batch)
+
+            def worse(x_t: Tensor, t: Tensor, **_: Any) -> Tensor:
+                return weaker.denoiser(x_t, t, **theirs)
+
+        denoise = guided(
+            self.denoiser, cond, uncond, scale, rescale=self.guidance_rescale, weaker=worse,
+            interval=interval if scale != 1 else None, schedule=self.schedule,
+        )  # fmt: skip
+        kind = self.threshold if threshold is None else threshold
+        limited = thresholded(denoise, kind, self.threshold_percentile)
+        if isinstance(self.denoiser, LearnedVarianceDenoiser):
+            limited.with_variance = lambda x_t, t: (limited(x_t, t), self.denoiser.with_variance(x_t, t, **cond)[1])
+        return limited
+
+    def conditions(self, batch: Batch, keep: bool = True) -> dict[str, Tensor]:
+        """What the net is told of a batch; with keep=False, what it is told where every condition is dropped."""
+        values = {name: conditioner.from_batch(batch) for name, conditioner in self.conditioners.items()}
+        if not keep:
+            for name, value in values.items():
+                rows = next(iter(value.values()))
+                none = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+                values[name] = self.conditioners[name].drop(value, none)
+        return self.told(values)
 
     @torch.no_grad()
     def sample(
         self,
-        text: Tensor,
-        text_mask: Tensor,
-        keep: Tensor,
+        batch: Batch,
         seeds: Sequence[int],
         tag: str,
         *,
+        device: torch.device | str = "cpu",
         lowres: Tensor | None = None,
         guidance_scale: float | None = None,
         num_steps: int | None = None,
         sampler: Callable[..., Tensor] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         threshold: str | None = None,
         aug_level: float | None = None,
+        weaker: DiffusionStage | None = None,
+        around: tuple[Tensor, Tensor] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Draw images (B, C, image_size, image_size) in [-1, 1]; None leaves an option as the stage has it.
+        """Draw (B, ...) of the space, decoded: images in [-1, 1] for pixels and latents.
 
         Args:
-            text, text_mask: (B, L, D) and (B, L) bool.
-            keep: (B,) bool, False = unconditional (an empty prompt).
-            lowres: (B, C, lowres_size, lowres_size) in [-1, 1] for a super-resolution stage.
+            batch: what the conditioners read.
+            seeds: B integers, one per sample.
+            lowres: (B, C, s, s) in [-1, 1] for a super-resolution stage.
+            weaker: as of ``guided``.
+            around: known samples (B, ...) of the space and a bool mask, True = known: these stay as they are.
+            others: None leaves an option as the stage has it.
         """
-        device = text.device
-        generators = keyed_generators(seeds, tag, "sample")
-        shape = (len(text), self.channels, self.image_size, self.image_size)
-        cond = dict(zip(("text", "text_mask"), drop_text(text, text_mask, keep)))
-        uncond = dict(zip(("text", "text_mask"), drop_text(text, text_mask, torch.zeros_like(keep))))
-        if self.lowres_size is not None:
-            level = torch.full((len(text),), self.aug_level if aug_level is None else aug_level, device=device)
-            enlarged = enlarge(lowres, self.image_size)
-            noised = add_noise(enlarged, randn(shape, generators, device), level, self.aug_schedule)
-            cond |= {"lowres": noised, "aug_level": level}
-            uncond |= {"lowres": noised, "aug_level": level}
-        denoise = make_denoiser(self.net, self.schedule, self.prediction, sigma_data=self.sigma_data)
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        denoise = guided(denoise, cond, uncond, scale, rescale=self.guidance_rescale)
-        denoise = thresholded(denoise, self.threshold if threshold is None else threshold, self.threshold_percentile)
-        x_T = self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)
+        generators, shape = keyed_generators(seeds, tag, "sample"), (len(seeds), *self.space.shape)
+        batch = {"seed": seeds} | batch
+        if self.lowres is not None:
+            batch |= self.lowres.for_sampling(lowres, self.space.image_size, generators, aug_level)
+        denoise = self.guided(
+            batch, guidance_scale=guidance_scale, guidance_interval=guidance_interval, threshold=threshold, weaker=weaker
+        )
+        if around is not None:
+            denoise = inpainted(denoise, *around)
+        x_T = self.noise(shape, generators, device)
         x_0 = (self.sampler if sampler is None else sampler)(
             denoise,
             self.schedule,
@@ -191,59 +277,39 @@ class DiffusionStage(nn.Module):
             generator=generators,
             on_step=on_step,
         )
-        return x_0.clamp(-1, 1)
+        return self.space.decode(x_0)
 
-    def _targets(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The image at this stage's size and, for super-resolution, its reduced and enlarged version."""
-        x_0 = reduce(image, self.image_size)
-        return x_0, None if self.lowres_size is None else enlarge(reduce(image, self.lowres_size), self.image_size)
+    def noise(self, shape: Sequence[int], generators: Any, device: torch.device | str) -> Tensor:
+        """x_T of standard deviation sigma(1)."""
+        return self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)
 
-    def _crop(
-        self, x_0: Tensor, condition: Tensor | None, seeds: Tensor, tag: str
-    ) -> tuple[Tensor, Tensor | None]:
-        """Cut the same keyed window from both; windows start on the low-resolution grid."""
-        if self.crop_size is None or self.crop_size == self.image_size:
-            return x_0, condition
-        factor = self.image_size // self.lowres_size
-        places = (self.image_size - self.crop_size) // factor + 1
-        corners = [(keyed_rand(seeds, tag, axis) * places).long().tolist() for axis in ("crop_y", "crop_x")]
-        windows = [
-            (i, slice(None), slice(y * factor, y * factor + self.crop_size), slice(x * factor, x * factor + self.crop_size))
-            for i, (y, x) in enumerate(zip(*corners))
-        ]
-        return torch.stack([x_0[w] for w in windows]), torch.stack([condition[w] for w in windows])
+    def settings(self) -> dict[str, Any]:
+        """How it samples, as plain values."""
+        found = {"sampler": name_of(self.sampler), "num_steps": self.num_steps, "threshold": self.threshold}
+        if any(c.droppable for c in self.conditioners.values()):
+            found |= {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
+            found |= {} if self.guidance_interval is None else {"guidance_interval": list(self.guidance_interval)}
+        if self.threshold == "dynamic":
+            found["threshold_percentile"] = self.threshold_percentile
+        if self.lowres is not None:
+            found["aug_level"] = self.lowres.aug_level
+        return found
 
 
-def check_choices(prediction: str, weighting: str, threshold: str) -> None:
-    """Raises ValueError, before anything is trained, for a word that is not known."""
-    known = {
-        "prediction": (prediction, PREDICTIONS), "weighting": (weighting, WEIGHTINGS), "threshold": (threshold, THRESHOLDS)
-    }  # fmt: skip
-    for name, (chosen, choices) in known.items():
-        if chosen not in choices:
-            raise ValueError(f"{name}={chosen}: choose one of {', '.join(choices)}")
+def device_of(value: dict[str, Tensor]) -> torch.device:
+    """Where a conditioner's value lies."""
+    return next(iter(value.values())).device
 
 
-def drop_text(text: Tensor, mask: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Where keep is False, replace a caption by nothing: one token of zeros, whatever the caption's length was.
-
-    Args: text (B, L, D), mask (B, L) bool, keep (B,) bool.
-    Source: Saharia et al. 2022 (Imagen), section 2.2 (embeddings zeroed).
-    """
-    first = torch.zeros_like(mask)
-    first[:, 0] = True
-    return text * keep[:, None, None], torch.where(keep[:, None], mask, first)
+def name_of(function: Any) -> str:
+    """The name of a function, also of one with some arguments given, with those arguments."""
+    whole = getattr(function, "func", function)
+    given = ", ".join(f"{key}={value}" for key, value in getattr(function, "keywords", {}).items())
+    name = getattr(whole, "__name__", type(whole).__name__)
+    return f"{name}({given})" if given else name
 
 
-def reduce(image: Tensor, size: int) -> Tensor:
-    """Shrink (B, C, S, S) by averaging whole blocks of pixels; S must be a multiple of size."""
-    if image.shape[-1] == size:
-        return image
-    if image.shape[-1] % size:
-        raise ValueError(f"data of {image.shape[-1]} pixels cannot be reduced to a stage's {size}: not a multiple")
-    return F.avg_pool2d(image, image.shape[-1] // size)
-
-
-def enlarge(image: Tensor, size: int) -> Tensor:
-    """Grow (B, C, s, s) to size by bilinear interpolation."""
-    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
+def check_interval(interval: Sequence[float] | None) -> None:
+    """Raises ValueError unless an interval of log-SNR is None or (low, high)."""
+    if interval is not None and not (len(interval) == 2 and interval[0] <= interval[1]):
+        raise ValueError(f"guidance_interval={list(interval)}: give [low, high] of the log-SNR, for instance [-3,4]")

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.denoiser import full_precision
 from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
+from contracts import Request
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae
 from objectives.pixels import dequantise
+from objectives.precision import full_precision
+from objectives.processes import mean_over_processes
 
 MODES = ("mean", "sample")
 STREAMED = 50  # importance samples that an image draws at once: fixed, so that no batch size changes the noise
@@ -24,9 +26,9 @@ ACTIVE_VARIANCE = 0.01
 class VAE(GenerativeModule):
     """p(x) = ∫ p(x | z) N(z; 0, I) dz with an encoder q(z | x) = N(mean, diag exp(log_var)), trained on the ELBO.
 
-    ``elbo_nats`` and its two terms, ``distortion_nats`` and ``rate_nats``, are negative log-likelihood bounds: nats per
-    image, lower is better, beta = 1 and no free bits whatever is trained. Where the likelihood is a density of pixels
-    in [-1, 1] the names end in ``_density_nats``.
+    ``elbo_nats`` is an upper bound of -log p(x), in nats per image, so lower is better. It is the sum of
+    ``distortion_nats`` and ``rate_nats``, with beta = 1 and no free bits, whatever the training loss has. The names end
+    in ``_density_nats`` where the likelihood is a density of pixels in [-1, 1].
 
     Args:
         encoder: partial of a net (B, C, S, S) -> (B, out_dim), called with image_size, channels and out_dim.
@@ -35,7 +37,7 @@ class VAE(GenerativeModule):
         latent_dim: d, at least 1.
         beta: weight of the rate in what is trained.
         kl_warmup_images: training images over which that weight rises from 0.
-        free_bits_nats: rate per latent dimension that costs nothing.
+        free_bits_nats: rate that each latent dimension may have at no cost.
         importance_samples: k of the bound that is trained; 1 is the ELBO, above 1 the IWAE.
         dreg: train the encoder of an IWAE on the doubly reparameterised gradient.
         eval_importance_samples: every k at which ``likelihood`` gives an IWAE bound.
@@ -99,8 +101,12 @@ class VAE(GenerativeModule):
 
         Where the IWAE is trained, ``iwae_<k>_nats`` is its bound.
 
-        Raises: ValueError for images that the likelihood is none of.
+        Raises: ValueError for pixels that the likelihood does not describe.
         """
+        return self._losses(batch)[0]
+
+    def _losses(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """`losses`, and of q(z | x) the means (B, d) and the KL of each dimension (B, d)."""
         image = self._pixels_of(batch)
         mean, log_var = self.encode(image)
         eps = keyed_randn(batch["seed"], (self.importance_samples, self.latent_dim), "vae", device=image.device)
@@ -111,25 +117,44 @@ class VAE(GenerativeModule):
         found = {"elbo": distortion + rate, "distortion": distortion}
         if self.importance_samples == 1:
             weight = self.beta * elbo.kl_warmup(self.images_seen, self.kl_warmup_images)
-            loss = distortion + weight * elbo.free_bits(kl, self.free_bits_nats)
+            # Processes may validate different numbers of batches, so they meet in training only.
+            whole = mean_over_processes(kl.mean(0)) if self.training and self.free_bits_nats else None
+            loss = distortion + weight * elbo.free_bits(kl, self.free_bits_nats, whole)
         else:
             log_w = iwae.log_weights(log_p, z, mean, log_var, self.dreg)
             loss = iwae.dreg_loss(log_w, z) if self.dreg else iwae.iwae_loss(log_w)
             found[f"iwae_{self.importance_samples}"] = loss
-        return {"loss": loss, **{f"{name}_{self._unit}": v for name, v in found.items()}, "rate_nats": rate}
+        losses = {"loss": loss, **{f"{name}_{self._unit}": v for name, v in found.items()}, "rate_nats": rate}
+        return losses, mean, kl
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The losses and ``active_units``, counted in each batch; says once if the posterior has collapsed."""
-        losses = self.losses(batch)
-        mean, _ = self.encode(batch["image"])
-        if len(mean) == 1:  # which has no variance
-            return losses
-        active = elbo.active_units(mean, ACTIVE_VARIANCE).sum()
-        if batch_idx == 0 and not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
-            self._warned = self._say_collapse(float(losses["rate_nats"]), int(active))
-        return losses | {"active_units": active.to(losses["loss"].dtype)}
+        """The losses, and per latent dimension (d,) what ``validation_summary`` needs."""
+        losses, mean, kl = self._losses(batch)
+        mean, kl = mean.double(), kl.double()
+        return losses | {"kl": kl.mean(0), "mean": mean.mean(0), "mean_square": mean.square().mean(0)}
 
-    def _say_collapse(self, rate: float, active: int) -> bool:
+    def validation_summary(self, means: dict[str, Tensor], images: int) -> dict[str, Tensor]:
+        """The losses and ``active_units`` over all validation images; warns once if the posterior has collapsed.
+
+        ``loss`` has the rate's final weight, not that of the warm-up, so that it is a function of the weights alone.
+        """
+        values = {name: value for name, value in means.items() if name not in ("kl", "mean", "mean_square")}
+        if self.importance_samples == 1:
+            rate = elbo.free_bits(means["kl"][None], self.free_bits_nats)
+            values["loss"] = means[f"distortion_{self._unit}"] + self.beta * rate
+        if images > 1:  # one image has no variance
+            variance = (means["mean_square"] - means["mean"].square()) * images / (images - 1)
+            active = values["active_units"] = (variance > ACTIVE_VARIANCE).sum()
+            if not self._warned and self.images_seen >= self.kl_warmup_images and self.global_rank == 0:
+                self._warned = self._warn_of_collapse(float(means["rate_nats"]), int(active))
+        return values
+
+    def setup(self, stage: str) -> None:
+        """Raises: ValueError where accumulated batches would change the objective, which is not linear in images."""
+        if self.trainer.accumulate_grad_batches > 1:
+            check_accumulation(self.pixels.of_the_batch, self.free_bits_nats)
+
+    def _warn_of_collapse(self, rate: float, active: int) -> bool:
         collapsed = not active or rate < COLLAPSED_NATS
         if collapsed:
             print(f"posterior collapse: {rate:.2g} nats of rate, {active} of {self.latent_dim} latents in use: "
@@ -151,17 +176,24 @@ class VAE(GenerativeModule):
 
     @torch.no_grad()
     def sample(
-        self, conditions: int, *, seeds: Sequence[int], mode: str = "mean", temperature: float = 1.0, **others: Any
+        self,
+        request: Request,
+        *,
+        seeds: Sequence[int],
+        mode: str | None = None,
+        temperature: float | None = None,
+        **others: Any,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1] from latents of the prior, image i from seeds[i].
 
         Args:
-            mode: `mean` shows E[x | z], the usual picture of a VAE; `sample` draws the pixels too, as p(x) does.
-            temperature: standard deviation of the latents.
-        Raises: ValueError for another mode, a negative temperature or an option that a VAE has not.
+            mode: `mean`, the default, shows E[x | z], the usual picture of a VAE; `sample` draws the pixels too, as p(x) does.
+            temperature: standard deviation of the latents; 1 by default.
+        Raises: ValueError for another mode, a negative temperature or an option that a VAE does not have.
         """
         if others:
             raise ValueError(f"a VAE draws in one step: it has no {', '.join(others)}, only mode and temperature")
+        mode, temperature = mode or MODES[0], 1.0 if temperature is None else temperature
         if mode not in MODES:
             raise ValueError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
         if not 0 <= temperature < float("inf"):
@@ -173,6 +205,10 @@ class VAE(GenerativeModule):
         noise = [torch.rand(shape, generator=generator) for generator in keyed_generators(seeds, "vae pixels")]
         return self.pixels.sample(params, torch.stack(noise).to(params))
 
+    def sampling_settings(self) -> dict[str, Any]:
+        """What ``sample`` does unless it is told otherwise."""
+        return {"mode": MODES[0], "temperature": 1.0}
+
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """z (n, latent_dim) of the images that ``sample`` draws from these seeds."""
         return keyed_randn(seeds, (self.latent_dim,), "vae sample", device=self.device)
@@ -181,6 +217,15 @@ class VAE(GenerativeModule):
     def generate(self, z: Tensor, label: None = None) -> Tensor:
         """E[x | z], images (B, C, S, S) in [-1, 1] of latents (B, latent_dim)."""
         return self.pixels.mean(self.decode(z.to(self.dtype)))
+
+    @torch.no_grad()
+    def encode_latents(self, image: Tensor) -> Tensor:
+        """The mean of each image's posterior, (B, latent_dim)."""
+        return self.encode(image)[0]
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean 0 and standard deviation 1, those of the prior that the posteriors are held to."""
+        return torch.zeros(self.latent_dim), torch.ones(self.latent_dim)
 
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """E[x | z] in [-1, 1] at the mean of each image's posterior, (B, C, S, S)."""
@@ -195,7 +240,7 @@ class VAE(GenerativeModule):
         All come from one stream of the largest k's importance samples, in memory that depends on no k. The ELBO
         is the mean over the stream. Noise is keyed by ``batch["seed"]``.
 
-        Raises: ValueError for images that the likelihood is none of.
+        Raises: ValueError for pixels that the likelihood does not describe.
         Source: Burda et al. 2016, eq. 8
         """
         self.pixels.check(batch["image"])
@@ -247,6 +292,17 @@ class VAE(GenerativeModule):
             "mutual_information_nats": information,
             "aggregate_kl_nats": float(per_dim.sum()) - information,
         }
+
+
+def check_accumulation(likelihood_of_the_batch: bool, free_bits_nats: float) -> None:
+    """Raises ValueError, naming the setting, for an objective of the whole batch, which several parts do not add up to."""
+    if likelihood_of_the_batch:
+        what, other = "likelihood=gaussian_optimal takes its variance", "choose likelihood=gaussian"
+    elif free_bits_nats:
+        what, other = f"model.free_bits_nats={free_bits_nats} takes its mean", "set model.free_bits_nats=0"
+    else:
+        return
+    raise ValueError(f"trainer.accumulate is above 1, and {what} over the whole batch: set trainer.accumulate=1, or {other}")
 
 
 def check_arguments(

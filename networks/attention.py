@@ -17,26 +17,40 @@ class Attention(nn.Module):
     Args:
         dim: width of the input (B, N, dim) and of the output.
         context_dim: width of the context (B, L, context_dim), or None for self-attention alone.
-        head_dim: width of a head; ``dim`` must be a multiple of it.
+        head_dim: width of a head; ``inner_dim`` must be a multiple of it.
+        inner_dim: width of queries, keys and values of all heads; None for ``dim``.
         attend_self: False gives pure cross-attention on the context (Imagen's 256 -> 1024 stage).
+        bias: whether queries, keys and values have one, as in DDPM and DiT.
+        qk_norm: False leaves queries and keys as they are, as in DDPM and DiT.
 
     Source: Saharia et al. 2022 (Imagen), appendix D.3.1.
     """
 
     def __init__(
-        self, dim: int, *, context_dim: int | None = None, head_dim: int = 32, attend_self: bool = True
+        self,
+        dim: int,
+        *,
+        context_dim: int | None = None,
+        head_dim: int = 32,
+        inner_dim: int | None = None,
+        attend_self: bool = True,
+        bias: bool = False,
+        qk_norm: bool = True,
     ) -> None:
         super().__init__()
-        if dim % head_dim:
-            raise ValueError(f"dim={dim} is not a multiple of head_dim={head_dim}")
+        inner = inner_dim or dim
+        if inner % head_dim:
+            name = "dim" if inner_dim is None else "inner_dim"
+            raise ValueError(f"{name}={inner} is not a multiple of head_dim={head_dim}")
         if not attend_self and context_dim is None:
             raise ValueError("attend_self=False needs a context_dim: there would be nothing to attend to")
         self.head_dim, self.attend_self = head_dim, attend_self
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_kv = nn.Linear(dim, 2 * dim, bias=False) if attend_self else None
-        self.to_context_kv = nn.Linear(context_dim, 2 * dim, bias=False) if context_dim else None
-        self.q_scale, self.k_scale = nn.Parameter(torch.ones(head_dim)), nn.Parameter(torch.ones(head_dim))
-        self.to_out = nn.Linear(dim, dim)
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=bias) if attend_self else None
+        self.to_context_kv = nn.Linear(context_dim, 2 * inner, bias=bias) if context_dim else None
+        self.q_scale = nn.Parameter(torch.ones(head_dim)) if qk_norm else None
+        self.k_scale = nn.Parameter(torch.ones(head_dim)) if qk_norm else None
+        self.to_out = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None) -> Tensor:
         """Attend.
@@ -52,17 +66,19 @@ class Attention(nn.Module):
             pairs.append(self.to_kv(x))
         if self.to_context_kv is not None:
             pairs.append(self.to_context_kv(context))
-        k, v = torch.cat(pairs, dim=1).chunk(2, dim=-1)  # (B, M, dim) each
+        k, v = torch.cat(pairs, dim=1).chunk(2, dim=-1)  # (B, M, inner) each
         mask = None
         if self.to_context_kv is not None and context_mask is not None:
             own = x.shape[1] if self.to_kv is not None else 0
             mask = F.pad(context_mask, (own, 0), value=True)[:, None, None, :]  # (B, 1, 1, M)
-        q, k = _rms(q, self.q_scale), _rms(self._heads(k), self.k_scale)
+        k = self._heads(k)  # (B, heads, M, head_dim)
+        if self.q_scale is not None:
+            q, k = _rms(q, self.q_scale), _rms(k, self.k_scale)
         out = attend(q, k, self._heads(v), mask)
         return self.to_out(out.transpose(1, 2).flatten(2))  # (B, N, dim)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, N, dim) -> (B, heads, N, head_dim)
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, N, inner) -> (B, heads, N, head_dim)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.classifier import Block
+from networks.classifier import ResidualBlock
 from networks.resample import Upsample, downsample
 
 GROUPS = 8  # of every group normalisation; channels are a multiple
@@ -36,7 +36,7 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """(B, latent_dim) -> (B, out_channels, S, S) through fully connected layers with SiLU between them.
 
-    With ``hidden=()`` on both sides and squared errors the best autoencoder spans the first principal components.
+    With ``hidden=()`` on both sides and squared errors, the best autoencoder spans the first principal components.
 
     Args:
         image_size: of the data.
@@ -62,8 +62,8 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """(B, channels, S, S) -> (B, out_dim) by strided convolutions and one linear layer.
 
-    Each resolution is half the one before, rounded up: 28, 14, 7, 4. Images do not see each other: groups are
-    normalised, not batches.
+    Each resolution is half the one before, rounded up: 28, 14, 7, 4. Groups are
+    normalised, not batches, so an image does not depend on its batch.
 
     Args:
         image_size, channels: of the data; any size.
@@ -84,7 +84,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, channels=channels, out_dim=out_dim)
-        dims = checked_dims(dims)
+        dims = checked_dims(dims, GROUPS)
         side = sides(image_size, len(dims))[-1]
         self.down = nn.ModuleList(downsample(a, b) for a, b in zip((channels, *dims), dims))
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, dim) for dim in dims)
@@ -102,8 +102,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """(B, latent_dim) -> (B, out_channels, S, S) by one linear layer and steps that double the resolution.
 
-    The mirror of ``ConvEncoder``: what it rounded up is cut off again. The last step makes the image itself, which is
-    where a way of growing maps shows in the pixels.
+    The mirror of ``ConvEncoder``: it cuts off what the encoder rounded up. The last step makes the image, so the kind of
+    upsampling shows in the pixels.
 
     Args:
         image_size: of the data; any size.
@@ -128,7 +128,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         check_latent_dim(latent_dim)
         check_positive(image_size=image_size, out_channels=out_channels)
-        dims = checked_dims(dims)
+        dims = checked_dims(dims, GROUPS)
         side, *self.sides = sides(image_size, len(dims))[::-1]
         self.shape = (dims[0], side, side)
         self.stem = nn.Linear(latent_dim, dims[0] * side**2)
@@ -154,7 +154,7 @@ def mlp(dim_in: int, hidden: Sequence[int], dim_out: int) -> nn.Sequential:
 
 def residual(dim: int, count: int) -> nn.Sequential:
     """`count` residual blocks, each starting as the identity."""
-    return nn.Sequential(*(Block(dim, dim) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(dim, dim) for _ in range(count)))
 
 
 def sides(image_size: int, halvings: int) -> list[int]:
@@ -178,9 +178,11 @@ def check_positive(**values: int) -> None:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
-def checked_dims(dims: Sequence[int]) -> tuple[int, ...]:
-    """Channels per resolution as a tuple; raises ValueError for none, or what is no multiple of the groups."""
-    dims = tuple(dims)
-    if not dims or any(dim < 1 or dim % GROUPS for dim in dims):
-        raise ValueError(f"dims={list(dims)} must be one or more multiples of {GROUPS}, the groups of normalisation")
-    return dims
+def checked_dims(dims: Sequence[int], groups: int = 1) -> tuple[int, ...]:
+    """Channels per resolution as a tuple; raises ValueError for none, one below 1, or one that `groups` do not divide."""
+    if groups > 1 and (not dims or any(dim < 1 or dim % groups for dim in dims)):
+        raise ValueError(f"dims={list(dims)} must be one or more multiples of {groups}, the groups of normalisation")
+    if not dims:
+        raise ValueError(f"dims={list(dims)} must name the channels of at least one resolution")
+    check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
+    return tuple(dims)

@@ -30,7 +30,7 @@ class ConvClassifier(nn.Module):
         dims = tuple(dims)
         self.feature_dim = dims[-1]
         self.stem = nn.Conv2d(channels, dims[0], 5, stride=2, padding=2)
-        self.blocks = nn.ModuleList(Block(a, b) for a, b in zip((dims[0], *dims), dims))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip((dims[0], *dims), dims))
         self.norm = nn.GroupNorm(8, dims[-1])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(dims[-1], num_classes)
@@ -47,7 +47,7 @@ class ConvClassifier(nn.Module):
         return self.head(self.dropout(self.features(image)))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """x + conv(act(norm(conv(act(norm(x)))))), with a 1 x 1 convolution where the channels change."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:

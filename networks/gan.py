@@ -1,14 +1,12 @@
 """Generators and discriminators: fully connected for points in the plane, DCGAN for images, and what others share.
 
-Every generator here is `forward(z (B, latent_dim), label (B,) | None) -> (B, C, S, S)` in [-1, 1], every discriminator
-`forward(image, label | None) -> (B,)` logits, and says in `batch_norm` whether a score depends on the other images of
-its batch, which no penalty on its slope survives.
+Every generator here is `forward(z (B, latent_dim), label (B,) | None) -> (B, C, S, S)` in [-1, 1]. Every discriminator
+is `forward(image, label | None) -> (B,)` logits. Its attribute `batch_norm` says whether a score depends on the other
+images of the batch; penalties on its slope need scores that do not.
 
-Batch normalisation keeps running statistics in buffers, used in eval mode, in which images must be drawn: or each would
-depend on its batch, and drawing would change what training goes on with. Weights averaged over training need statistics
-that are averaged alike. With those of the live generator their images were off by as much as 0.1 (root mean square, on
-discs of 16 pixels, half-life 10000 images), farther than from the live generator's images; with averaged ones by 0.01,
-as little as with statistics estimated anew. In data-parallel training each process normalises its own batch.
+Batch normalisation keeps running statistics in buffers and uses them in eval mode. Images must be drawn in eval mode:
+otherwise an image depends on its batch, and drawing changes the statistics. Averaged weights need averaged statistics;
+those of the live generator do not fit them. With several processes each one normalises its own share of the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from networks.autoencoder import check_latent_dim, check_positive, sides
+from networks.autoencoder import check_latent_dim, check_positive, checked_dims, sides
 from networks.resample import Upsample, equal_sub_pixels
 
 NORMS = ("batch", "layer", "none")
@@ -30,8 +28,8 @@ SLOPE = 0.2  # of every leaky ReLU
 class MLPGenerator(nn.Module):
     """Noise to points, or to images of any size, through fully connected layers.
 
-    Points in the plane are images of two channels and one pixel, (B, 2, 1, 1), so that everything made for images
-    takes them; the data must lie in [-1, 1].
+    Points in the plane are images of two channels and one pixel, (B, 2, 1, 1), so that all code for images works on
+    them. The data must lie in [-1, 1].
 
     Args:
         image_size, channels: of the data; 1 and 2 for points.
@@ -281,14 +279,6 @@ def leaky_layers(dim_in: int, hidden: Sequence[int]) -> tuple[nn.Sequential, int
     widths = (dim_in, *hidden)
     layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.LeakyReLU(SLOPE))]
     return nn.Sequential(*layers), widths[-1]
-
-
-def checked_dims(dims: Sequence[int]) -> tuple[int, ...]:
-    """Channels per resolution as a tuple; raises ValueError for none, or one below 1."""
-    if not dims:
-        raise ValueError(f"dims={list(dims)} must name the channels of at least one resolution")
-    check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
-    return tuple(dims)
 
 
 def check_label(label: Tensor | None, num_classes: int | None) -> None:

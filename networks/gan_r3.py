@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.autoencoder import check_latent_dim, check_positive, sides
-from networks.gan import SLOPE, check_label, checked_dims
+from networks.autoencoder import check_latent_dim, check_positive, checked_dims, sides
+from networks.gan import SLOPE, check_label
 from networks.resample import mean_of_4
 
-EXPANSION = 2  # a bottleneck's inner channels per outer channel
+EXPANSION = 2  # a bottleneck widens its channels by this factor
 ACTIVATION_GAIN = math.sqrt(2 / (1 + SLOPE**2))
 
 
 class R3Generator(nn.Module):
     """Noise to images: weights on learned 4 x 4 maps, then stages of bottlenecks, enlarged bilinearly in between.
 
-    A tanh ends it as it does the other generators here; the paper's ends linearly.
+    It ends with a tanh, like the other generators here; the paper's has none.
 
     Args:
         image_size, channels: of the data; any size: 4, 7, 14, 28 are the resolutions for 28.
@@ -28,7 +28,7 @@ class R3Generator(nn.Module):
         dims: channels of each stage from the smallest resolution upwards, the image's own last; the paper has 768 at
             4, 8, 16, 32.
         num_res_blocks: bottlenecks per stage; the paper has 2.
-        group_width: inner channels per group, which divides twice each of ``dims``; the paper has 16.
+        group_width: channels per group of the grouped convolution; must divide 2 x dims. The paper has 16.
         num_classes: of the data; a class is learned numbers beside the noise, as many as there are of noise.
     Raises: ValueError for a size below 1, no ``dims``, or a ``group_width`` that does not divide.
     Source: Huang et al. 2024 (R3GAN), section 3 and appendix; Zhang et al. 2019 (Fixup)
@@ -121,20 +121,20 @@ class R3Discriminator(nn.Module):
 class Bottleneck(nn.Module):
     """x + project(act(grouped(act(expand(x))))), the identity at first.
 
-    Its weights start small enough for the number of blocks of the whole net that the sum grows no faster with depth.
+    The more blocks the net has, the smaller the initial weights, so that activations do not grow with depth.
 
     Source: Zhang et al. 2019 (Fixup), section 3
     """
 
     def __init__(self, dim: int, group_width: int, num_blocks: int) -> None:
         super().__init__()
-        inner = EXPANSION * dim
-        if inner % group_width:
-            raise ValueError(f"group_width={group_width} must divide {EXPANSION} x dims: {inner} is no multiple of it")
+        widened = EXPANSION * dim
+        if widened % group_width:
+            raise ValueError(f"group_width={group_width} must divide {EXPANSION} x dims: {widened} is no multiple of it")
         gain = ACTIVATION_GAIN * num_blocks ** (-1 / 4)  # 1 / (2m - 2) for m = 3 layers
-        self.expand = scaled(nn.Conv2d(dim, inner, 1), gain)
-        self.grouped = scaled(nn.Conv2d(inner, inner, 3, padding=1, groups=inner // group_width), gain)
-        self.project = scaled(nn.Conv2d(inner, dim, 1, bias=False), 0)
+        self.expand = scaled(nn.Conv2d(dim, widened, 1), gain)
+        self.grouped = scaled(nn.Conv2d(widened, widened, 3, padding=1, groups=widened // group_width), gain)
+        self.project = scaled(nn.Conv2d(widened, dim, 1, bias=False), 0)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.leaky_relu(self.expand(x), SLOPE)

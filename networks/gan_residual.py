@@ -9,10 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.autoencoder import check_positive
-from networks.gan import (
-    ConditionalBatchNorm, GrowingGenerator, ProjectionHead, checked_dims, initialise, spectral_normalise,
-)  # fmt: skip
+from networks.autoencoder import check_positive, checked_dims
+from networks.gan import ConditionalBatchNorm, GrowingGenerator, ProjectionHead, initialise, spectral_normalise
 from networks.resample import Upsample, mean_of_4
 
 xavier = nn.init.xavier_uniform_
@@ -132,7 +130,7 @@ class DownBlock(nn.Module):
         h = self.conv_2(F.relu(self.conv_1(x if self.first else F.relu(x))))
         if not self.halve:
             return self.skip(x) + h
-        return self.skip(mean_of_4(x)) + mean_of_4(h)  # a 1 x 1 convolution and a mean may change places
+        return self.skip(mean_of_4(x)) + mean_of_4(h)  # the mean first: it commutes with the 1 x 1 convolution
 
 
 def initialise_residual(net: nn.Module, blocks: nn.ModuleList) -> None:

@@ -1,4 +1,4 @@
-"""The text-conditional U-Net of every pixel diffusion stage, standard or efficient."""
+"""The U-Net of every diffusion stage, standard or efficient; conditions reach it as vectors, tokens and channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks.attention import TransformerBlock
-from networks.conditioning import LevelEmbedding, TextConditioner
+from networks.conditioners import LevelEmbedding
 from networks.resample import Upsample, downsample
 
 
@@ -59,10 +59,10 @@ class SpatialTransformer(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predict from a noised image, its noise level and, where given, a text and a low-resolution image.
+    """Predict from a noised image, its noise level and, where given, vectors, tokens and channels of conditioners.
 
     Levels go from fine to coarse. A level holds ``num_res_blocks`` residual blocks, each followed by attention on
-    itself and on the text where the level's resolution is in ``attn_resolutions``. ``mid_blocks`` blocks sit at the
+    itself and on the tokens where the level's resolution is in ``attn_resolutions``. ``mid_blocks`` blocks sit at the
     coarsest level, where capacity is cheap.
 
     ``efficient=True`` gives Imagen's Efficient U-Net: each level halves the resolution before its blocks and doubles it
@@ -77,10 +77,11 @@ class UNet(nn.Module):
         mid_blocks: blocks at the coarsest level, with attention if its resolution is listed.
         fold: side of the pixel blocks folded into channels at the input and unfolded at the output; saves
             ``fold**2`` of the positions at no loss of information.
-        text_dim: width of the text tokens; None for a network without text.
-        text_layers: trainable layers on top of the frozen text encoder.
-        attend_self: False leaves attention on the text only (Imagen's last stage).
-        lowres: whether a low-resolution image and its ``aug_level`` are given.
+        emb_dim: width of the noise embedding, and of vectors added to it; None is 4 dim.
+        tokens_dim: width of the tokens that attention also looks at; None for none.
+        attend_self: False leaves attention on the tokens only (Imagen's last stage).
+        cond_channels: channels stacked on the noised image.
+        out_channels: of the prediction; None is ``channels``.
         position: learned position table at each attention level; for networks that always see whole images.
         upsample: how feature maps grow, one of ``networks.resample.UPSAMPLE_KINDS``.
 
@@ -105,10 +106,10 @@ class UNet(nn.Module):
         ff_mult: float = 4,
         emb_dim: int | None = None,
         fold: int = 1,
-        text_dim: int | None = None,
-        text_layers: int = 0,
+        tokens_dim: int | None = None,
         attend_self: bool = True,
-        lowres: bool = False,
+        cond_channels: int = 0,
+        out_channels: int | None = None,
         position: bool = False,
         efficient: bool = False,
         dropout: float = 0.0,
@@ -120,13 +121,12 @@ class UNet(nn.Module):
         if image_size % self.multiple_of:
             raise ValueError(f"image_size={image_size} is not a multiple of fold * 2^halvings = {self.multiple_of}")
         emb_dim = emb_dim or 4 * dim
-        self.fold, self.lowres, self.efficient, self.upsample = fold, lowres, efficient, upsample
+        self.fold, self.efficient, self.upsample = fold, efficient, upsample
+        self.tokens_dim, self.cond_channels = tokens_dim, cond_channels
         self.skip_scale = 1 / math.sqrt(2) if efficient else 1.0
 
         self.level_embedding = LevelEmbedding(emb_dim, scale=20.0)
-        self.aug_embedding = LevelEmbedding(emb_dim, scale=1.0) if lowres else None
-        self.text = TextConditioner(text_dim, dims[-1], emb_dim, num_layers=text_layers) if text_dim else None
-        self.stem = nn.Conv2d(channels * (2 if lowres else 1) * fold**2, dims[0], 3, padding=1)
+        self.stem = nn.Conv2d((channels + cond_channels) * fold**2, dims[0], 3, padding=1)
         block = partial(
             make_block,
             emb_dim=emb_dim,
@@ -135,7 +135,7 @@ class UNet(nn.Module):
             position=position,
             attention=dict(
                 emb_dim=emb_dim,
-                context_dim=dims[-1] if text_dim else None,
+                context_dim=tokens_dim,
                 head_dim=head_dim,
                 attend_self=attend_self,
                 ff_mult=ff_mult,
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         resolution, skips = self._build_down(dims, blocks, image_size // fold, block)
         self.mid = nn.ModuleList(block(dims[-1], dims[-1], resolution, res=mid_res) for _ in range(mid_blocks))
         self._build_up(dims, blocks, resolution, block, skips)
-        self.head = make_head(2 * dims[0], channels * fold**2)
+        self.head = make_head(2 * dims[0], (out_channels or channels) * fold**2)
 
     def _build_down(
         self, dims: list[int], blocks: list[int], resolution: int, block: Callable[..., Block]
@@ -185,34 +185,31 @@ class UNet(nn.Module):
         x: Tensor,
         log_snr: Tensor,
         *,
-        text: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        lowres: Tensor | None = None,
-        aug_level: Tensor | None = None,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        channels: Tensor | None = None,
     ) -> Tensor:
         """Predict.
 
         Args:
             x: (B, channels, H, W), noised, scaled to about unit variance; H and W multiples of ``multiple_of``.
             log_snr: (B,), in [-20, 20].
-            text: (B, L, text_dim) tokens of the frozen encoder; a dropped condition is all zeros.
-            text_mask: (B, L) bool, True = real token.
-            lowres: (B, channels, H, W), already enlarged to the size of x and noised.
-            aug_level: (B,) in [0, 1], how much ``lowres`` was noised.
+            vector: (B, emb_dim), added to the embedding of the noise level.
+            tokens: (B, L, tokens_dim), where the net was built for them.
+            token_mask: (B, L) bool, True = valid; None = all valid.
+            channels: (B, cond_channels, H, W), stacked on x.
 
         Returns:
-            (B, channels, H, W), the prediction.
+            (B, out_channels, H, W), the prediction.
         """
         if x.shape[-1] % self.multiple_of or x.shape[-2] % self.multiple_of:
             raise ValueError(f"image of {x.shape[-2]}x{x.shape[-1]} pixels: sides must be multiples of {self.multiple_of}")
         emb = self.level_embedding(log_snr)
-        if self.lowres:
-            x = torch.cat([x, lowres], dim=1)
-            emb = emb + self.aug_embedding(aug_level)
-        context = None
-        if self.text is not None:
-            context, pooled = self.text(text, text_mask)
-            emb = emb + pooled
+        if channels is not None:
+            x = torch.cat([x, channels.to(x.dtype)], dim=1)
+        if vector is not None:
+            emb = emb + vector
         emb = F.silu(emb)
         x = F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
@@ -222,13 +219,13 @@ class UNet(nn.Module):
             if "shrink" in level:
                 x = level["shrink"](x)
             for block in level["blocks"]:
-                x = block(x, emb, context, text_mask)
+                x = block(x, emb, tokens, token_mask)
                 skips.append(x)
         for block in self.mid:
-            x = block(x, emb, context, text_mask)
+            x = block(x, emb, tokens, token_mask)
         for level in self.up:
             for block in level["blocks"]:
-                x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), emb, context, text_mask)
+                x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), emb, tokens, token_mask)
             if "grow" in level:
                 x = level["grow"](x)
         x = self.head(torch.cat([x, skips.pop() * self.skip_scale], dim=1))

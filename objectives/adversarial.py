@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from objectives.precision import full_precision
 
 
 class AdversarialLoss(NamedTuple):
@@ -32,27 +33,27 @@ def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Goodfellow et al. 2014, eq. 1
     """
-    return softplus(-precise(real)).mean() + softplus(precise(fake)).mean()
+    return softplus(-full_precision(real)).mean() + softplus(full_precision(fake)).mean()
 
 
 def minimax_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     """E log(1 - D(G(z))), the other side of the discriminator's own game.
 
-    It saturates. Its derivative by a score s is -sigmoid(s) = -D(G(z)): where the discriminator is sure that an image
-    is fake, D(G(z)) is near 0, and the images that most need to change move least. The non-saturating loss has
-    -sigmoid(-s) = -(1 - D(G(z))) instead, near -1 there, and the same fixed point.
+    It saturates. Its derivative by a score s is -sigmoid(s) = -D(G(z)). Where the discriminator is sure that an image is
+    fake, D(G(z)) is near 0, so the worst images change least. The derivative of the non-saturating loss is
+    -sigmoid(-s) = -(1 - D(G(z))), near -1 there. Both have the same fixed point.
 
     Source: Goodfellow et al. 2014, eq. 1 and section 3
     """
-    return -softplus(precise(fake)).mean()
+    return -softplus(full_precision(fake)).mean()
 
 
 def non_saturating_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
-    """-E log D(G(z)); the gradient is strong where the discriminator is sure.
+    """-E log D(G(z)); the gradient is large where the discriminator is sure that an image is fake.
 
     Source: Goodfellow et al. 2014, section 3
     """
-    return softplus(-precise(fake)).mean()
+    return softplus(-full_precision(fake)).mean()
 
 
 def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Mao et al. 2017 (LSGAN), eq. 9
     """
-    return 0.5 * (precise(real) - 1).square().mean() + 0.5 * precise(fake).square().mean()
+    return 0.5 * (full_precision(real) - 1).square().mean() + 0.5 * full_precision(fake).square().mean()
 
 
 def least_squares_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -68,7 +69,7 @@ def least_squares_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
     Source: Mao et al. 2017 (LSGAN), eq. 9
     """
-    return 0.5 * (precise(fake) - 1).square().mean()
+    return 0.5 * (full_precision(fake) - 1).square().mean()
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -76,15 +77,15 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
     Source: Lim and Ye 2017; Miyato et al. 2018 (SNGAN), eq. 16
     """
-    return relu(1 - precise(real)).mean() + relu(1 + precise(fake)).mean()
+    return relu(1 - full_precision(real)).mean() + relu(1 + full_precision(fake)).mean()
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """E D(G(z)) - E D(x); minus an earth mover's distance for the best D of slope 1, which a penalty must see to.
+    """E D(G(z)) - E D(x): for the best D of slope at most 1, minus the earth mover's distance. A penalty bounds the slope.
 
     Source: Arjovsky et al. 2017; Gulrajani et al. 2017, eq. 3
     """
-    return precise(fake).mean() - precise(real).mean()
+    return full_precision(fake).mean() - full_precision(real).mean()
 
 
 def critic_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
@@ -92,7 +93,7 @@ def critic_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
 
     Source: Arjovsky et al. 2017; Miyato et al. 2018 (SNGAN), eq. 17
     """
-    return -precise(fake).mean()
+    return -full_precision(fake).mean()
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -137,9 +138,9 @@ def adversarial_loss(name: str) -> AdversarialLoss:
 def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Shares of real and of fake scores (B,) that fall on their side of the boundary, two scalars in [0, 1].
 
-    Where a loss fixes no boundary, it is the midpoint of the two means: 0.5 then says that scores tell nothing apart.
+    Where a loss has no boundary, the midpoint of the two means is used. Shares of 0.5 mean that D cannot tell the two apart.
     """
-    real, fake = precise(real.detach()), precise(fake.detach())
+    real, fake = full_precision(real.detach()), full_precision(fake.detach())
     boundary = 0.5 * (real.mean() + fake.mean()) if loss.boundary is None else loss.boundary
     return (real > boundary).float().mean(), (fake < boundary).float().mean()
 
@@ -147,9 +148,4 @@ def accuracy(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor,
 def paired_difference(first: Tensor, second: Tensor) -> Tensor:
     """first - second in full precision, row by row."""
     assert first.shape == second.shape, f"pairs of {tuple(first.shape)} and {tuple(second.shape)} scores"
-    return precise(first) - precise(second)
-
-
-def precise(scores: Tensor) -> Tensor:
-    """Scores in float64 if they were, else float32: half precision rounds a loss to two or three digits."""
-    return scores if scores.dtype == torch.float64 else scores.float()
+    return full_precision(first) - full_precision(second)

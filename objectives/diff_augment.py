@@ -14,8 +14,8 @@ TRANSLATION, CUTOUT = 1 / 8, 1 / 2  # shares of the image's side
 def augment(image: Tensor, policy: Collection[str], u: Tensor) -> Tensor:
     """Images (B, C, H, W) in [-1, 1] after the policy's changes, in the order of POLICIES; no policy changes nothing.
 
-    Gradients flow to the images. Colours may leave [-1, 1] by brightness, as they do in the paper's code; what moves in
-    from outside and what is cut out is 0, mid-grey.
+    Gradients flow to the images. Brightness may take colours out of [-1, 1], as in the paper's code. Pixels that come
+    from outside the image, and pixels that are cut out, are 0: mid-grey.
 
     Args:
         policy: words of POLICIES: color (brightness ±0.5, saturation times 0 to 2, contrast times 0.5 to 1.5),
@@ -51,14 +51,14 @@ def color(image: Tensor, u: Tensor) -> Tensor:
 
 
 def translation(image: Tensor, u: Tensor) -> Tensor:
-    """Each image moved by whole pixels, down and right by between -1/8 and 1/8 of its sides."""
+    """Each image shifted by whole pixels, by -1/8 to 1/8 of its height and width."""
     height, width = image.shape[-2:]
     row, row_there = _shifted(height, u[:, 3])
     column, column_there = _shifted(width, u[:, 4])
     source = (row[:, :, None] * width + column[:, None, :]).flatten(1)  # (B, H * W)
-    moved = image.flatten(2).gather(2, source[:, None].expand(-1, image.shape[1], -1)).view_as(image)
+    shifted = image.flatten(2).gather(2, source[:, None].expand(-1, image.shape[1], -1)).view_as(image)
     there = row_there[:, :, None] & column_there[:, None, :]
-    return moved * there[:, None].to(image.dtype)
+    return shifted * there[:, None].to(image.dtype)
 
 
 def cutout(image: Tensor, u: Tensor) -> Tensor:

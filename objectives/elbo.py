@@ -34,15 +34,22 @@ def log_normal(z: Tensor, mean: Tensor | float = 0.0, log_var: Tensor | float = 
     return -0.5 * ((z - mean).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi)).sum(-1)
 
 
-def free_bits(kl_per_dim: Tensor, nats: float) -> Tensor:
+def free_bits(kl_per_dim: Tensor, nats: float, batch_mean: Tensor | None = None) -> Tensor:
     """Rate to minimise, a scalar: per latent dimension the batch's mean KL, but at least `nats`, summed.
 
-    A dimension below the floor has no gradient, so that it may carry that much for nothing; 0 gives the plain mean KL.
+    A dimension below the floor has no gradient, so it may carry that much at no cost; 0 gives the plain mean KL.
 
-    Args: kl_per_dim (..., d), leading dimensions are averaged.
+    Args:
+        kl_per_dim: (..., d), leading dimensions are averaged.
+        nats: the floor.
+        batch_mean: (d,), the mean KL of the whole batch, where kl_per_dim is one process's share of it. It decides
+            which dimensions are below the floor. The mean of the results over equal shares is then the value of the
+            whole batch, and so are the gradients.
     Source: Kingma et al. 2016 (inverse autoregressive flow), eq. 15
     """
-    return kl_per_dim.flatten(0, -2).mean(0).clamp(min=nats).sum()
+    mean = kl_per_dim.flatten(0, -2).mean(0)  # (d,)
+    above = (mean if batch_mean is None else batch_mean) >= nats
+    return torch.where(above, mean, nats).sum()
 
 
 def kl_warmup(step: float, steps: float) -> float:

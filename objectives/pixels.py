@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from objectives.precision import full_precision
+from objectives.processes import mean_over_processes
 from objectives.univariate import (
-    at_least_float32,
     draw_level,
-    inner,
+    inside_unit_interval,
     langevin,
     level_mean,
     levels,
@@ -34,6 +35,7 @@ class PixelLikelihood(nn.Module):
     """
 
     density = False
+    of_the_batch = False  # whether log_prob of an image, in training, depends on the other images of the batch
 
     def num_params(self, channels: int) -> int:
         """Channels that the decoder must give for images of `channels`."""
@@ -56,7 +58,7 @@ class PixelLikelihood(nn.Module):
         raise NotImplementedError
 
     def check(self, image: Tensor) -> None:
-        """Raises: ValueError if this is no likelihood of such pixels, in one line that says what to do."""
+        """Raises: ValueError, with what to do, for pixels that this likelihood does not describe."""
         if not (image.abs() <= 1 + 1e-4).all():
             low, high = float(image.min()), float(image.max())
             raise ValueError(f"pixels between {low:.4g} and {high:.4g}: images must lie in [-1, 1]")
@@ -69,14 +71,14 @@ class Bernoulli(PixelLikelihood):
     """
 
     def log_prob(self, params: Tensor, image: Tensor) -> Tensor:
-        params, image = at_least_float32(params), at_least_float32(image)
+        params, image = full_precision(params), full_precision(image)
         return per_image(F.logsigmoid(params * image))  # for -1 and 1 this is the cross-entropy, without cancellation
 
     def mean(self, params: Tensor) -> Tensor:
-        return torch.tanh(at_least_float32(params) / 2)
+        return torch.tanh(full_precision(params) / 2)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        return (noise < at_least_float32(params).sigmoid()).to(noise.dtype) * 2 - 1
+        return (noise < full_precision(params).sigmoid()).to(noise.dtype) * 2 - 1
 
     def check(self, image: Tensor) -> None:
         grey = int((image.abs() != 1).sum())
@@ -98,14 +100,14 @@ class ContinuousBernoulli(PixelLikelihood):
     density = True
 
     def log_prob(self, params: Tensor, image: Tensor) -> Tensor:
-        u = at_least_float32(params) / 2
+        u = full_precision(params) / 2
         return per_image(u * image - log_sinhc(u) - math.log(2))
 
     def mean(self, params: Tensor) -> Tensor:
-        return langevin(at_least_float32(params) / 2)
+        return langevin(full_precision(params) / 2)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        logit, noise = at_least_float32(params), inner(noise)
+        logit, noise = full_precision(params), inside_unit_interval(noise)
         size = logit.abs().clamp(min=1e-4)  # the difference to a uniform density is then below 1e-4
         # Inverse distribution function for a density that falls with y; one that rises is its mirror image.
         falling = torch.where(logit > 0, 1 - noise, noise)
@@ -117,9 +119,9 @@ class Gaussian(PixelLikelihood):
     """Pixels around params with one variance for all; a density, its normaliser included.
 
     Args:
-        variance: `learned` (a parameter, started at 0.1); `optimal` (the mean squared error of the batch in training,
-            which is where the likelihood is greatest; a running mean of it, kept with the weights, otherwise); or a
-            positive number.
+        variance: `learned` (a parameter, started at 0.1); `optimal` (in training, the mean squared error of the
+            batch over all processes, where the likelihood is greatest; otherwise a running mean of it, kept with the
+            weights); or a positive number.
 
     Raises: ValueError for another variance.
     Source: Rybkin et al. 2021 (sigma-VAE), one shared variance, learned and in closed form
@@ -133,6 +135,7 @@ class Gaussian(PixelLikelihood):
         if self.variance_kind == "learned":
             self.log_variance = nn.Parameter(torch.tensor(math.log(0.1)))
         elif self.variance_kind == "optimal":
+            self.of_the_batch = True
             self.register_buffer("running_variance", torch.tensor(0.1))
             self.register_buffer("batches", torch.tensor(0))
         elif self.variance_kind == "fixed" and math.isfinite(variance) and variance > 0:
@@ -141,7 +144,7 @@ class Gaussian(PixelLikelihood):
             raise ValueError(f"variance={variance!r} of the Gaussian: give learned, optimal or a positive number")
 
     def log_prob(self, params: Tensor, image: Tensor) -> Tensor:
-        squared = (at_least_float32(params) - image).square()
+        squared = (full_precision(params) - image).square()
         variance = self._optimal(squared) if self.variance_kind == "optimal" and self.training else self.variance()
         log_variance = variance.log() if isinstance(variance, Tensor) else math.log(variance)
         return per_image(-0.5 * (squared / variance + log_variance + math.log(2 * math.pi)))
@@ -153,16 +156,16 @@ class Gaussian(PixelLikelihood):
         return self.running_variance if self.variance_kind == "optimal" else self.fixed_variance
 
     def mean(self, params: Tensor) -> Tensor:
-        return at_least_float32(params).clamp(-1, 1)
+        return full_precision(params).clamp(-1, 1)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        eps = torch.special.ndtri(inner(noise))
-        return (at_least_float32(params) + self.variance() ** 0.5 * eps).clamp(-1, 1)
+        eps = torch.special.ndtri(inside_unit_interval(noise))
+        return (full_precision(params) + self.variance() ** 0.5 * eps).clamp(-1, 1)
 
     @torch.no_grad()
     def _optimal(self, squared: Tensor) -> Tensor:
         """The batch's mean squared error, without gradient: where the likelihood is greatest it has none."""
-        variance = squared.mean().clamp(min=MIN_VARIANCE)
+        variance = mean_over_processes(squared.mean()).clamp(min=MIN_VARIANCE)
         self.batches += 1
         weight = (1 / self.batches).clamp(min=0.01)  # a plain mean of the first hundred batches, then exponential
         self.running_variance.lerp_(variance.to(self.running_variance), weight.to(self.running_variance))
@@ -197,7 +200,7 @@ class DiscretizedLogistic(PixelLikelihood):
         check_levels(image)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_scale = at_least_float32(params).chunk(2, dim=-3)
+        mean, log_scale = full_precision(params).chunk(2, dim=-3)
         return mean, log_scale
 
 
@@ -230,7 +233,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         pixels = image.unsqueeze(-3).unbind(-4)  # C of (..., 1, H, W)
         joint = log_weight
         for c, pixel in enumerate(pixels):
-            mean = moved(means, coefficients, pixels[:c])
+            mean = conditional_mean(means, coefficients, pixels[:c])
             joint = joint + log_level(pixel, mean, log_scales[..., c, :, :, :])
         return joint.logsumexp(-3).sum((-2, -1))
 
@@ -238,7 +241,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         log_weight, means, log_scales, coefficients = self._split(params)
         pixels: list[Tensor] = []
         for c in range(means.shape[-4]):
-            pixels.append(level_mean(moved(means, coefficients, pixels), log_scales[..., c, :, :, :]))
+            pixels.append(level_mean(conditional_mean(means, coefficients, pixels), log_scales[..., c, :, :, :]))
         return (log_weight.exp().unsqueeze(-4) * torch.stack(pixels, -4)).sum(-3)
 
     def noise_shape(self, params: Tensor) -> tuple[int, ...]:
@@ -251,7 +254,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
         means, log_scales, coefficients = (torch.take_along_dim(part, choice, -3) for part in rest)
         pixels: list[Tensor] = []
         for c in range(means.shape[-4]):
-            mean = moved(means, coefficients, pixels)
+            mean = conditional_mean(means, coefficients, pixels)
             pixels.append(draw_level(mean, log_scales[..., c, :, :, :], noise[..., c + 1, None, :, :]))
         return torch.cat(pixels, -3)
 
@@ -267,7 +270,7 @@ class DiscretizedLogisticMixture(PixelLikelihood):
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log weights (..., K, H, W); means, log scales (..., C, K, H, W); coefficients (..., C(C - 1)/2, K, H, W)."""
         channels = self._channels(params)
-        parts = at_least_float32(params).unflatten(-3, (-1, self.components))  # (..., P / K, K, H, W)
+        parts = full_precision(params).unflatten(-3, (-1, self.components))  # (..., P / K, K, H, W)
         sizes = [1, channels, channels, channels * (channels - 1) // 2]
         logit, offsets, log_scales, coefficients = parts.split(sizes, -4)
         centres = 2 * (torch.arange(self.components, device=params.device) + 0.5) / self.components - 1
@@ -278,8 +281,8 @@ class DiscretizedLogisticMixture(PixelLikelihood):
 # ---- what the classes share ----
 
 
-def moved(means: Tensor, coefficients: Tensor, before: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Means (..., K, H, W) of the channel after those `before`, moved linearly by them."""
+def conditional_mean(means: Tensor, coefficients: Tensor, before: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Means (..., K, H, W) of the channel after those `before`, shifted linearly by them."""
     c = len(before)
     mean = means[..., c, :, :, :]
     for j, pixel in enumerate(before):
@@ -288,12 +291,12 @@ def moved(means: Tensor, coefficients: Tensor, before: list[Tensor] | tuple[Tens
 
 
 def check_levels(image: Tensor) -> None:
-    """Raises: ValueError if pixels are none of the 256 levels of a byte."""
+    """Raises: ValueError for pixels that are not among the 256 levels of a byte."""
     between = int((((image + 1) * 127.5 - levels(image)).abs() > 0.01).sum()) + int((image.abs() > 1.001).sum())
     if between:
         raise ValueError(
             f"{between} of {image.numel()} pixels are none of the 256 levels of a byte in [-1, 1], and a discretised "
-            "likelihood is one of bytes: give it images as they are stored, or choose a density"
+            "likelihood needs bytes: give it images as they are stored, or choose a density"
         )
 
 
@@ -301,7 +304,7 @@ def dequantise(image: Tensor, noise: Tensor) -> Tensor:
     """Bytes in [-1, 1] spread over their 256 bins by uniform numbers in [0, 1) of the same shape.
 
     A density of such images bounds the probability of the bytes: - E log p(dequantised) + 7 log 2 per dimension >= NLL.
-    That of the bytes themselves bounds nothing: a density can be as great as one likes at a few of its points.
+    A density at the bytes themselves bounds nothing: it may grow without limit at 256 points.
 
     Source: Theis et al. 2016, section 3.1
     """

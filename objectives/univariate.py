@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from objectives.precision import full_precision
+
 HALF_LEVEL = 1 / 255  # bytes lie 2 / 255 apart in [-1, 1]
-LOG_SCALE_RANGE = 7.0  # exp(-7) puts 97 % on one byte: no sharper, so that no pixel's gradient explodes
+LOG_SCALE_RANGE = 7.0  # exp(-7) puts 97 % on one byte; a sharper scale would make gradients explode
 SERIES_BELOW = 0.25  # where coth(u) - 1 / u loses digits and its power series loses none
 
 
@@ -37,7 +39,7 @@ def level_mean(mean: Tensor, log_scale: Tensor) -> Tensor:
 def draw_level(mean: Tensor, log_scale: Tensor, noise: Tensor) -> Tensor:
     """A logistic variable rounded to bytes, from uniform numbers."""
     scale = log_scale.clamp(-LOG_SCALE_RANGE, LOG_SCALE_RANGE).exp()
-    x = (mean + scale * torch.logit(inner(noise))).clamp(-1, 1)
+    x = (mean + scale * torch.logit(inside_unit_interval(noise))).clamp(-1, 1)
     return levels(x) / 127.5 - 1
 
 
@@ -64,11 +66,6 @@ def langevin(u: Tensor) -> Tensor:
     return torch.where(small, series, 1 / torch.tanh(large) - 1 / large)
 
 
-def inner(noise: Tensor) -> Tensor:
-    """Uniform numbers kept off 0 and 1, where quantiles are infinite."""
-    return at_least_float32(noise).clamp(2**-25, 1 - 2**-24)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or float64 if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def inside_unit_interval(noise: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) moved off 0 and 1, where quantiles are infinite."""
+    return full_precision(noise).clamp(2**-25, 1 - 2**-24)

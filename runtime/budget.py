@@ -1,4 +1,4 @@
-"""How much a stranger's model may allocate while it is built: as much as its weights give reason for."""
+"""A limit on the memory that a model from somebody else may allocate while it is built, by the size of its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CALLS = 20_000  # and of calls, beyond 50 for each weight
 
 
 class TooLarge(ValueError):
-    """A model wants more than its file gives reason for."""
+    """A model allocates more than the size of its weights allows."""
 
 
 class Budget(TorchDispatchMode):

@@ -1,7 +1,7 @@
-"""The one place that turns configuration into objects, and the gate that a stranger's configuration goes through.
+"""The one place that turns configuration into objects, and the check of configurations from somebody else.
 
-A configuration that travelled may build what this checkout's own rooms define, of the kinds below, and the few things of
-OUTSIDE. docs/conventions.md, "Files from others", says what a user sees of it.
+A configuration from a checkpoint or the zoo may build classes of the kinds below that this checkout defines, and the
+names in OUTSIDE. docs/conventions.md, "Files from others", says what a user sees of it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from runtime.places import check_places
 
 # Room -> the classes, by name, whose subclasses defined in it may be built. A new family, net or data set enters no list.
 KINDS = {
-    "lightning_modules": ("torch.nn.Module",),
+    "lightning_modules": (
+        "torch.nn.Module", "lightning_modules.spaces.Space", "lightning_modules.super_resolution.LowResolution",
+    ),
     "networks": ("torch.nn.Module", "networks.text.base.TextEncoder", "networks.text.cache.CachedTextEncoder"),
-    "diffusion": ("diffusion.schedules.NoiseSchedule",),
+    "diffusion": ("diffusion.schedules.NoiseSchedule", "diffusion.times.Times"),
     "objectives": ("torch.nn.Module",),
     "optimizers": ("torch.optim.Optimizer", "collections.abc.Callable"),
     "datamodules": ("datamodules.base.ImageDataModule",),
     "callbacks": ("pytorch_lightning.callbacks.Callback",),
-    "evaluators": ("evaluators.base.Evaluator", "evaluators.features.FeatureExtractor"),
+    "evaluation": ("evaluation.metrics.base.Evaluator", "evaluation.extractors.base.FeatureExtractor"),
 }
 # What else may be built: name -> the arguments it may be given, None for all.
 OUTSIDE: dict[str, tuple[str, ...] | None] = {
@@ -69,7 +71,7 @@ def instantiate_untrusted(
     where: str = "the configuration",
     kind: str | None = None,
 ) -> Any:
-    """`instantiate` for a node that travelled.
+    """`instantiate` for a node that came from somebody else.
 
     Args:
         trust: places and text encoders that the user has named on the command line.
@@ -82,20 +84,20 @@ def instantiate_untrusted(
     try:
         with budget or nullcontext():
             return instantiate(node)
-    except Exception as error:  # a stranger's arguments can raise nearly anything
+    except Exception as error:  # arguments from somebody else can raise nearly anything
         root: BaseException = error
         while root.__cause__ is not None:
             root = root.__cause__
         text = " ".join(str(root).split())[:400]
         known = isinstance(root, (ValueError, FileNotFoundError))
         text = text if known else f"{type(root).__name__}: {text}"
-        raise ValueError(f"{where} describes what cannot be built: {text}")  # no cause: this line is the answer
+        raise ValueError(f"{where} describes what cannot be built: {text}")  # without a cause: the user sees this line alone
 
 
 def check_targets(
     node: Any, where: str = "", *, trust: Sequence[str] = (), run: Path | None = None, kind: str | None = None
 ) -> None:
-    """Raises ValueError, in one line, unless everything in a node may be built on behalf of a stranger.
+    """Raises ValueError, in one line, unless a configuration from somebody else may build everything in a node.
 
     Args:
         where: name of the node, for messages.
@@ -158,7 +160,8 @@ def _check_call(node: dict[Any, Any], where: str) -> None:
     name, partial = node.get("_target_"), node.get("_partial_", False)
     found = allowed(name)
     if not found:
-        raise ValueError(f"the configuration wants {str(name)[:200]!r} at {where}, which is nothing of ours: refused")
+        what = f"{str(name)[:200]!r} at {where}, which this repository does not define"
+        raise ValueError(f"the configuration wants {what}: refused")
     if not isinstance(partial, bool):
         raise ValueError(f"the configuration has _partial_={str(partial)[:60]!r} at {where}: true or false")
     if partial and not name.startswith(PARTIAL_ROOMS) or not partial and not inspect.isclass(found):
@@ -170,7 +173,7 @@ def _check_call(node: dict[Any, Any], where: str) -> None:
 
 
 def allowed(target: Any) -> Any:
-    """The class or function of a dotted name if a stranger may have it built, else None.
+    """The class or function of a dotted name if a configuration from somebody else may build it, else None.
 
     The name is checked before anything is imported; the file that would be imported must be this checkout's own; then
     the object must be defined there and be of a kind that its room has.
@@ -185,10 +188,10 @@ def allowed(target: Any) -> Any:
         return None
     try:
         module = importlib.import_module(module_name)
-    except Exception:  # whatever a broken file of ours may raise
+    except Exception:  # a broken file of this checkout may raise anything
         return None
     found = vars(module).get(name)
-    if module_name == SAMPLERS and inspect.isfunction(found) and found.__module__ == SAMPLERS:
+    if module_name == SAMPLERS and inspect.isfunction(found) and _is_defined_below(found, SAMPLERS):
         return found if _is_sampler(found) else None
     if not inspect.isclass(found) or inspect.isabstract(found) or not _is_defined_below(found, module_name):
         return None
@@ -209,8 +212,8 @@ def _is_own_file(module: str) -> bool:
     return any(p.resolve() == REPO.resolve() / p.relative_to(REPO) for p in files)
 
 
-def _is_defined_below(found: type, module: str) -> bool:
-    """Whether a class is defined in a module, or in a file of a package that hands it on."""
+def _is_defined_below(found: Any, module: str) -> bool:
+    """Whether a class or function is defined in a module, or in a file of a package that hands it on."""
     home = found.__module__
     package = getattr(sys.modules.get(module), "__path__", None) is not None
     return found.__qualname__.isidentifier() and (home == module or package and home.startswith(f"{module}."))

@@ -1,4 +1,4 @@
-"""From a checkpoint to a module, without running what the file says."""
+"""Builds a module from a checkpoint, without running code from the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_module(
         trust: text encoders that the user has named on the command line; the file may then name them too.
     Returns: the module in evaluation mode on the CPU; the run's configuration, resolved here; and what is known of the
         weights: path, sha256, step, images_seen, train_sec, weights ("ema" or "raw"), versions, seed.
-    Raises: FileNotFoundError if there is nothing of that name; ValueError for a damaged or hostile checkpoint.
+    Raises: FileNotFoundError if there is no such file, run or zoo entry; ValueError for a damaged or hostile checkpoint.
     """
     path = locate(ckpt, setting)
     if path.is_dir():
@@ -42,7 +42,7 @@ def load_module(
     else:
         checkpoint = read(path)
     if "config_source" not in checkpoint:
-        raise ValueError(f"{path} is a checkpoint of something else: it holds no configuration of ours")
+        raise ValueError(f"{path} is a checkpoint of something else: it holds no configuration of this repository")
     check_contents(checkpoint, path)
     config = foreign_config(checkpoint["config_source"], path)
     if not isinstance(config.get("model"), DictConfig):
@@ -105,7 +105,7 @@ def start_from(module: torch.nn.Module, ckpt: str | Path, trust: Sequence[str] =
 
     So a cascade can be trained stage by stage: each run trains one stage and starts from the run before it.
 
-    Raises: FileNotFoundError if there is nothing of that name; ValueError if no weight fits, or text encoders differ.
+    Raises: FileNotFoundError if there is no such file, run or zoo entry; ValueError if no weight fits, or text encoders differ.
     """
     other, _, info = load_module(ckpt, setting="init", trust=trust)
     if hasattr(module, "check_identity"):
@@ -123,8 +123,8 @@ def start_from(module: torch.nn.Module, ckpt: str | Path, trust: Sequence[str] =
 def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
     for name, own in module.state_dict().items():
         if name in weights and weights[name].shape != own.shape:
-            theirs, ours = tuple(weights[name].shape), tuple(own.shape)
-            raise ValueError(f"{path} does not fit the code of today: its {name!r} is {theirs}, the model's is {ours}")
+            stored, built = tuple(weights[name].shape), tuple(own.shape)
+            raise ValueError(f"{path} does not fit the code of today: its {name!r} is {stored}, the model's is {built}")
     missing, unexpected = module.load_state_dict(weights, strict=False)
     if missing or unexpected:
         what = f"lacks {missing[0]!r}" if missing else f"has {unexpected[0]!r}, which the model does not know"

@@ -177,7 +177,7 @@ def verified(path: Path) -> bool:
 def is_good(path: Path) -> bool:
     """Whether the file is whole and torch can read its structure; no weight is copied to find out."""
     try:
-        if not checksums_fit(path):  # first: torch would build whatever size a stranger's file names
+        if not checksums_fit(path):  # first: torch would allocate whatever size the file names
             return False
         torch.load(path, map_location="meta", weights_only=True)
         return True

@@ -1,4 +1,4 @@
-"""Looks into a checkpoint file before torch does: a stranger's file must not run code, nor fill the memory."""
+"""Checks a checkpoint file before torch reads it: a file from somebody else must not run code or fill the memory."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def plain(value: Any, path: Path, where: str = "", depth: int = 0, seen: list[in
 
 
 def shortened(text: str) -> str:
-    """A stranger's text for a message: one line of at most 100 printable characters."""
+    """Text from somebody else for a message: one line of at most 100 printable characters."""
     text = "".join(c if c.isprintable() else "?" for c in str(text))
     return text if len(text) <= 100 else text[:97] + "..."
 

@@ -54,14 +54,14 @@ def user_error(error: BaseException) -> str | None:
         chain.append(seen)
     wrapped = any(type(e).__name__ == "InstantiationException" for e in chain)
     root = chain[-1]
-    if isinstance(root, USER_ERRORS):
+    of_configuration = (type(root).__module__ or "").startswith(("omegaconf", "hydra"))  # some are ValueErrors too
+    if isinstance(root, USER_ERRORS) and not of_configuration:
         text = root.args[0] if len(root.args) == 1 else str(root)
         if isinstance(root, OSError) and root.filename is not None:
             text = f"{root.filename}: {(root.strerror or '').lower()}"
         return " ".join(str(text).split())
-    module = type(root).__module__ or ""
-    if module.startswith(("omegaconf", "hydra")) or wrapped and isinstance(root, (TypeError, ImportError)):
-        lines = [line for e in chain for line in str(e).splitlines()]
+    if of_configuration or wrapped and isinstance(root, (TypeError, ImportError)):
+        lines = [line.strip() for e in chain for line in str(e).splitlines()]
         place = next((line.split(": ", 1)[1] for line in lines if line.startswith("full_key: ")), "")
         return " ".join(str(root).split("full_key:")[0].split()) + (f" (at {place})" if place else "")
     return None
@@ -133,6 +133,10 @@ Draw images from a checkpoint: a file, a run directory, or a name in zoo/.
 
   python sample.py ckpt=runs/latest prompt="a red circle" n=8 out=samples
   python sample.py ckpt=runs/latest prompts=prompts.txt seed=1 guidance_scale=3 num_steps=50 sampler=ddim
+
+  python sample.py ckpt=RUN task=inpaint image=A.png mask=MASK.png n=4     fill what is black in the mask
+  python sample.py ckpt=RUN task=interpolate images=[A.png,B.png] n=8      from one image to another
+  python sample.py ckpt=RUN task=invert image=A.png                        an image, its noise, and back
 
 Image i is drawn from seed + i and does not depend on the batch size.
 """,

@@ -25,11 +25,11 @@ OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path
 
 # Settings that are text, by the last word of their names: what is typed after the first `=` is taken as it is.
 TEXTS = {
-    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "images",
-    "init", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
+    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "image", "images",
+    "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "weights",
 }  # fmt: skip
-OPEN = ("options", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
+OPEN = ("options", "sweep", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
 HELP = "See python {}.py --help."
 ASSIGNMENT = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -86,6 +86,17 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         del cfg["hydra"]
         cfg.choices = choices
     return cfg
+
+
+def compose_data(name: str) -> DictConfig:
+    """conf/data/<name>.yaml by itself, with no model to change it.
+
+    Raises: ValueError for data that conf/data does not have.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        if name not in (known := available("train", ())["data"]):
+            raise ValueError(f"data={name}: there is no such data. Available: {', '.join(sorted(known))}")
+        return hydra.compose("sample", [f"+data={name}"]).data  # the command with the paths and little else
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

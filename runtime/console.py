@@ -30,7 +30,7 @@ class Patient:
 
 
 def be_patient() -> None:
-    """Makes standard output and standard error patient, once. Python's own flush at exit is patient then, too."""
+    """Wraps standard output and standard error, once, so that failed writes are dropped, also in Python's flush at exit."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Patient):

@@ -27,6 +27,7 @@ from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO, newest_good
 from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
+from runtime.options import check_callbacks
 from runtime.places import trusted
 from runtime.resume import is_process_zero
 from runtime.run_dir import shown
@@ -35,7 +36,7 @@ UNLIMITED_STEPS = 10**9
 
 
 class RunState(pl.Callback):
-    """Puts what makes a checkpoint sufficient by itself into it, and refuses to go on with other data."""
+    """Adds to each checkpoint all that is needed to rebuild the run, and refuses to resume with other data."""
 
     def __init__(self, cfg: DictConfig, checkpoint: dict[str, Any] | None, record: JsonlLogger) -> None:
         self.cfg, self.checkpoint, self.record = cfg, checkpoint, record
@@ -94,8 +95,8 @@ class RunState(pl.Callback):
 
 def versions() -> dict[str, str]:
     """Versions that a result may depend on."""
-    ours = {"torch": torch.__version__.split("+")[0], "pytorch_lightning": pl.__version__}
-    return {"python": platform.python_version(), **ours}
+    libraries = {"torch": torch.__version__.split("+")[0], "pytorch_lightning": pl.__version__}
+    return {"python": platform.python_version(), **libraries}
 
 
 def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
@@ -133,6 +134,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         module = instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
         start_from(module, cfg.init, trusted(cfg.get("trust")))
+    check_callbacks(cfg, module)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]
@@ -248,7 +250,7 @@ def on_gpu(cfg: DictConfig) -> bool:
 
 
 def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: JsonlLogger) -> pl.Trainer:
-    """Lightning's trainer with one epoch for the whole run and our callbacks, loggers and checkpoint writer."""
+    """Lightning's trainer, with one epoch for the whole run and this repository's callbacks, loggers and checkpoints."""
     settings = cfg.trainer
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node is not None]

@@ -35,7 +35,7 @@ class Growing:
         self.push()
 
     def push(self) -> bool:
-        """Hands the tail to the system; False if it takes no more, which is said once."""
+        """Hands the tail to the system; False if it takes no more, with one warning."""
         try:
             if self._file is None:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -115,7 +115,7 @@ class JsonlLogger(Logger):
         return {name: {"start": file.start or 0, "text": file.tail.decode()} for name, file in left.items()}
 
     def rewind(self, step: int, unwritten: dict[str, dict[str, Any]] | None = None) -> None:
-        """Drops lines after `step`, a torn last line and what is no line of ours.
+        """Drops lines after `step`, an incomplete last line, and damaged lines.
 
         Args:
             unwritten: what the checkpoint of that step carries for the files; they get it as soon as they can.
@@ -177,7 +177,7 @@ def _name(path: Path, number: int) -> None:
 
 
 def _lines(data: bytes, path: Path) -> list[tuple[int, bytes, dict[str, Any]]]:
-    """The lines of ours with their numbers: whole, a JSON object with a step. Others, which only damage leaves, are named."""
+    """The complete lines with their numbers, each a JSON object with a step. Damaged lines are named and left out."""
     found = []
     parts = data.split(b"\n")
     for number, text in enumerate(parts[:-1], 1):  # what follows the last line end is torn

@@ -28,7 +28,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False), "a number"]
 Share = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
 
 
-
 def _named(kind: Any, *names: str, **largest: int) -> dict[str, Any]:
     """Rows of the table below: names of one kind, and names with the largest number that they may have."""
     base, field, text = get_args(kind)
@@ -36,15 +35,15 @@ def _named(kind: Any, *names: str, **largest: int) -> dict[str, Any]:
     return dict.fromkeys(names, kind) | rows
 
 
-# What numbers of a name may be, in every constructor of ours. More than the largest would only fill the memory, or never
-# end: a configuration that travelled may have no more than that anywhere (runtime/build.py).
+# The range of numbers by argument name, in all constructors of this repository. More than the largest would fill the memory
+# or never end: a configuration from somebody else may have no more than that at any place (runtime/build.py).
 RANGES: dict[str, Any] = {
     **_named(
         Count,
-        "attn_resolutions", "components", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embedding_dim",
-        "every_steps", "fold", "group_width", "head_dim", "hidden", "latent_dim", "lowres_size", "max_batches",
-        "max_in_a_row", "num_classes", "num_images", "out_channels", "out_dim", "penalty_every", "text_dim",
-        "total_steps",
+        "attn_resolutions", "components", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embed_dim", "embedding_dim",
+        "every_steps", "fold", "group_width", "head_dim", "hidden", "latent_dim", "max_batches",
+        "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "penalty_every",
+        "size", "text_dim", "tokens_dim", "total_steps",
         batch_size=2**20, channels=2**12, dim=2**16, eval_importance_samples=10**5, image_size=2**13,
         importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, n=10**6, num_frequencies=2**16,
         num_steps=10**5, num_test_images=10**7, num_train_steps=10**6, num_val=10**7, num_val_images=10**7,
@@ -52,7 +51,7 @@ RANGES: dict[str, Any] = {
     ),
     **_named(
         Whole,
-        "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "text_layers", "warmup_steps",
+        "cond_channels", "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "warmup_steps",
         num_workers=128,
     ),
     **_named(Devices, devices=64),
@@ -69,11 +68,11 @@ RANGES: dict[str, Any] = {
     ),
     **_named(
         Share,
-        "aug_level", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
-        "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "threshold_percentile", "truncation",
+        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
+        "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "test_fraction", "threshold_percentile", "truncation",
         "val_fraction",
     ),
-    **_named(Finite, "centres", "guidance_scale", "log_snr_max", "log_snr_min", "noise_levels", "shift"),
+    **_named(Finite, "centres", "guidance_scale", "log_snr_max", "log_snr_min", "mean", "shift"),
 }  # fmt: skip
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
@@ -250,7 +249,7 @@ def fits(value: Any, annotation: Any) -> bool:
         _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError:
         return False
-    except PydanticUserError:  # a type that pydantic knows nothing of
+    except PydanticUserError:  # a type that pydantic does not know
         return True
     return True
 

@@ -52,7 +52,7 @@ def claims(node: Any, target: str = "", key: str = "") -> Iterator[tuple[str, st
 
 
 def check_places(node: Any, trust: Sequence[str] = (), run: Path | None = None) -> None:
-    """Raises ValueError for the first file, folder or model that a stranger's configuration may not name.
+    """Raises ValueError for the first file, folder or model that a configuration from somebody else may not name.
 
     Args:
         node: plain values, resolved.
@@ -61,7 +61,7 @@ def check_places(node: Any, trust: Sequence[str] = (), run: Path | None = None) 
     """
     remembered: frozenset[tuple[str, str]] | None = None
     for kind, key, value in claims(node):
-        if _is_ours(kind, key, value, run) or _is_trusted(kind, value, trust):
+        if _is_known(kind, key, value, run) or _is_trusted(kind, value, trust):
             continue
         remembered = remembered_claims() if remembered is None else remembered
         if (key, _canonical(kind, value)) in remembered:
@@ -100,7 +100,7 @@ def check_folder(folder: Path, trust: Sequence[str] = (), *, itself: bool = Fals
 
 def remember(node: Any, run: Path | None = None) -> None:
     """Notes the places and models of a run that the user starts here, so that its checkpoints may name them again."""
-    fresh = {(k, _canonical(kind, v)) for kind, k, v in claims(node) if not _is_ours(kind, k, v, run)}
+    fresh = {(k, _canonical(kind, v)) for kind, k, v in claims(node) if not _is_known(kind, k, v, run)}
     fresh = {(key, value) for key, value in fresh if not any(c in value for c in "\n\r\t\0")}
     old = remembered_claims()
     if fresh <= old:
@@ -132,7 +132,7 @@ def _ledger() -> Path:
     return config.REPO / ".cache" / "trained-with.txt"
 
 
-def _is_ours(kind: str, key: str, value: str, run: Path | None) -> bool:
+def _is_known(kind: str, key: str, value: str, run: Path | None) -> bool:
     if kind == "source":
         return value in known_sources(str(config.CONF)).get(key, ())
     path = _real(value)

@@ -99,7 +99,7 @@ def resumed(run: str, overrides: Sequence[Override]) -> tuple[DictConfig, dict[s
         for override in overrides:
             change(cfg, override, force)
         cfg.run_dir, cfg.resume_force = str(path), force
-        cfg.paths.runs = "${repo:runs}"  # where runs/latest is, is not for the file to say
+        cfg.paths.runs = "${repo:runs}"  # the file does not decide where runs/latest is
         # After the changes, which what is built may refer to.
         check_targets({key: cfg[key] for key in BUILT}, trust=trust, run=path)
         check_targets(cfg.model, "model", trust=trust, kind=MODULE)
@@ -188,7 +188,7 @@ def usable(file: Path) -> dict[str, Any] | None:
 
 
 def change(cfg: DictConfig, override: Override, force: bool) -> None:
-    """Applies one override to a resumed run's configuration, and says so."""
+    """Applies one override to a resumed run's configuration, and prints the change."""
     key = override.key_or_group
     keeps = f"{override.input_line}: a resumed run keeps its {key}; change single settings, such as {key}.… ="
     if override.is_add() or override.is_delete() or not has_key(cfg, key):

@@ -1,4 +1,4 @@
-"""Run directories: where a run lives, who writes to it, finding one again, and leaving no rubbish in it."""
+"""Run directories: choosing one, locking it for one writer, finding it again, and removing leftovers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create(path: Path, cfg: DictConfig) -> None:
         try:
             lock(path)
         except ValueError:
-            keep(path)  # what is in it is somebody else's
+            keep(path)  # its files belong to another process
             raise
         if new:
             _refuse_a_run(path)  # another process may have come and gone since it was chosen
@@ -61,7 +61,7 @@ def create(path: Path, cfg: DictConfig) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes the directory of a run that this process began and that got nowhere, unless something of value is in it."""
+    """Removes the directory that this process made for a run that saved nothing, if it holds no other files."""
     folders = _made.pop(path, None)
     if folders is None or not path.is_dir():
         return
@@ -75,7 +75,7 @@ def discard(path: Path) -> None:
 
 
 def keep(path: Path) -> None:
-    """From now on the directory is of value, whatever happens."""
+    """From now on `discard` leaves the directory alone."""
     _made.pop(path, None)
 
 

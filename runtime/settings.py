@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +68,7 @@ class Sampling(Schema):
     guidance_scale: Finite | dict[Text, Finite] | None
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
+    options: dict[str, Any]
     trust: Trust = None
 
 
@@ -76,16 +77,19 @@ class Sample(Sampling):
 
     ckpt: Place
     out: Place
+    task: Literal["sample", "inpaint", "interpolate", "invert"]
+    image: Place | None
+    images: Annotated[Names, "two images, for instance [A.png,B.png]"] | None
+    mask: Place | None
     prompt: Prompt | None
     prompts: Place | None
     label: Annotated[int, Field(ge=0), "a class number, for instance label=7"] | None
     n: Count
     sheet: Text | None
-    options: dict[str, Any]
 
 
-class Sweep(Closed):
-    """One option at a time over several values."""
+class Sweep(Schema):
+    """One option at a time over several values; any option of the model may be added."""
 
     guidance_scale: Annotated[list[Finite], Field(min_length=1), "a list of numbers, for instance [1,2,4]"] | None
     num_steps: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [8,16,32]"] | None
@@ -170,7 +174,7 @@ def check(command: str, cfg: DictConfig) -> dict[str, Any]:
     try:
         schema.model_validate(plain)
     except ValidationError as error:
-        raise ValueError(_said(schema, plain, error.errors()[0]["loc"])) from None
+        raise ValueError(_message(schema, plain, error.errors()[0]["loc"])) from None
     usable_device(plain.get("device", "auto"))
     check_nodes({key: value for key, value in plain.items() if key not in ("hydra", "choices")})
     if command == "evaluate":
@@ -211,8 +215,8 @@ def check_judges(plain: dict[str, Any], needed: bool = False) -> None:
                                  f"data=…) and give {name}=RUN, or leave the metric out with {part}.{metric}=null")
 
 
-def _said(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
-    """The line on a wrong setting at `loc`, whose deeper parts name alternatives of a type and not settings."""
+def _message(schema: type[BaseModel], plain: Any, loc: tuple[int | str, ...]) -> str:
+    """One line on the wrong setting at `loc`. The deeper parts of `loc` name alternatives of a type, not settings."""
     name, wanted, value = "", schema, plain
     for part in loc:
         if not (isinstance(wanted, type) and issubclass(wanted, BaseModel)):
@@ -304,23 +308,33 @@ def readable(place: str | Path, name: str) -> None:
         raise ValueError(f"{name}={place}: no permission to read it")
 
 
-def check_options(module: Any, options: dict[str, Any], where: str = "") -> None:
-    """Raises ValueError for options that a model's sample() does not take, and for stages that it has not.
+def check_options(module: Any, options: dict[str, Any], where: str = "", methods: Sequence[str] = ("sample",)) -> None:
+    """Raises ValueError for options that a model does not take, and for stages that it has not.
 
     Args:
         where: what stands before an option's name on the command line, for instance `options.`.
+        methods: what is called with the options; each is for one of them at least.
     """
-    known, anything = arguments(type(module).sample)
-    known = {name: kind for name, kind in known.items() if name not in ("conditions", "seeds", "on_step")}
+    known = {name: kind for method in methods for name, kind in known_options(module, method).items()}
     stages = list(getattr(module, "stages", {}))
     for name, value in options.items():
-        if name not in known and not anything:
+        if name not in known:
             raise ValueError(f"{where}{name}={shown(value)}: {takes('this model', name, known)}")
         wrong = [key for key in value if key not in stages] if isinstance(value, dict) and "_target_" not in value else []
         if wrong:
             there = f"its stages are {', '.join(stages)}" if stages else "it has no stages, give one number"
             raise ValueError(f"{where}{name}={shown(value)}: the model has no stage {wrong[0]!r}; {there}")
-    check_values(known, {name: value for name, value in options.items() if name in known}, where)
+    check_values(known, options, where)
+
+
+def known_options(module: Any, method: str = "sample") -> dict[str, Any]:
+    """{option: annotation} of what a model's sample(), or another task, names beside the request and the seeds.
+
+    A task that takes any options, by `**options`, hands them on to sample() and takes what that names.
+    """
+    known, others = arguments(getattr(type(module), method))
+    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T")}
+    return known_options(module) | known if others and method != "sample" else known
 
 
 def known_data(names: list[str] | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from evaluators.base import Batch, Evaluator, NotComputed
+from evaluation.metrics.base import ImageBatch, Evaluator, NotComputed
 
 
 class Brightness(Evaluator):
@@ -22,7 +22,7 @@ class Brightness(Evaluator):
     def prepare(self, prompts: Any) -> None:
         self.prepared.append(prompts)
 
-    def columns(self, batch: Batch) -> dict[str, Any]:
+    def columns(self, batch: ImageBatch) -> dict[str, Any]:
         if self.fails is not None:
             raise NotComputed(self.fails)
         self.calls.append((list(batch.indices), batch.captions, batch.extra))

@@ -9,7 +9,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from contracts import Request
 from datamodules.class_files import FORMATS
+from contracts import Request
 from runtime.build import check_targets, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import CONF, compose
@@ -95,12 +97,11 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step=*.ckpt")
     module, _, info = load_module(checkpoint)
     assert info["weights"] == "ema" and info["step"] == 1
-    if (conditions := module.example_conditions()) == 0:  # it draws nothing, and says so
+    if not module.example_request().n:  # it draws nothing, and says so
         assert module.sampling_refusal() and not (tmp_path / "run" / "samples").exists()
         return
-    one = 1 if isinstance(conditions, int) else conditions[:1]
     options = {} if module.conditioning == "none" else {"num_steps": 1}
-    image = module.sample(one, seeds=[0], **options)
+    image = module.sample(module.example_request().take([0]), seeds=[0], **options)
     shape = (1, cfg.data.get("channels", 3), cfg.data.image_size, cfg.data.image_size)
     assert image.shape == shape and image.isfinite().all()
 
@@ -119,7 +120,7 @@ def test_the_papers_preset_has_the_sizes_that_its_page_states() -> None:
     for name, ours, paper in PAPER:
         assert counted[name] == pytest.approx(ours, abs=0.6)
         assert f"| `{name}` | {ours} M | {paper} M |" in page
-    assert [s.image_size for s in module.stages.values()] == [64, 256, 1024]
+    assert [s.space.image_size for s in module.stages.values()] == [64, 256, 1024]
     assert cfg.text_encoder.dim == 4096 and cfg.data.batch_size == 2048
     base, middle, last = (stage.net for stage in module.stages.values())
     attending = [m for m in last.modules() if type(m).__name__ == "Attention"]
@@ -134,11 +135,11 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
     shrink = [
         "data=scenes_simple", "text_encoder=bag_of_words", "trainer.accumulate=1", "data.image_size=64",
         *(f"model.stages.{name}.{key}" for name, keys in {
-            "base": ["image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]",
+            "base": ["space.image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]",
                      "net.head_dim=16"],
-            "super_resolution": ["image_size=32", "lowres_size=16", "net.dim=16", "net.num_res_blocks=1",
+            "super_resolution": ["space.image_size=32", "lowres.size=16", "net.dim=16", "net.num_res_blocks=1",
                                  "net.attn_resolutions=[2]"],
-            "super_resolution_2": ["image_size=64", "lowres_size=32", "crop_size=32", "net.dim=16",
+            "super_resolution_2": ["space.image_size=64", "lowres.size=32", "lowres.crop_size=32", "net.dim=16",
                                    "net.num_res_blocks=1", "net.attn_resolutions=[4]"],
         }.items() for key in keys),
     ]  # fmt: skip
@@ -149,4 +150,4 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
         trained = {key for key in metrics if key.startswith("train/loss_")}
         assert trained == {f"train/loss_{n}" for n in (cfg.model.train_stages or cfg.model.stages)}
     module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")))[0]
-    assert module.sample(["a red circle"], seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
+    assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from evaluators.measure import measure
-from evaluators.prompts import load_prompts
+from contracts import Request
+from evaluation.metrics.prompt_set import load_prompts
+from evaluation.metrics.run_evaluators import measure
 from runtime.build import OUTSIDE, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
@@ -62,7 +63,7 @@ def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_kind_of_addition_has_code_and_configuration() -> None:
     rooms = {name.split("/")[0] if name.endswith(".py") else name.split("/")[1] for name in blocks()}
-    assert rooms >= {"lightning_modules", "datamodules", "diffusion", "evaluators"}
+    assert rooms >= {"lightning_modules", "datamodules", "diffusion", "evaluation"}
     assert rooms >= {"model", "data", "schedule", "sampler", "evaluator"}
 
 
@@ -74,8 +75,8 @@ def test_the_family_and_the_data_train_and_draw(extended: str, tmp_path: Path) -
     # every pixel is -0.5 or 0.5: log 0.5 + (1 + log 2 pi) / 2 nats, from 1.044 at the start
     assert metrics["train/nll_nats"] / (3 * 16 * 16) == pytest.approx(0.726, abs=0.03)
     module, _, _ = load_module(next((tmp_path / "run" / "checkpoints").glob("*.ckpt")))
-    four = module.sample(4, seeds=[1, 2, 3, 4])
-    assert four.shape == (4, 3, 16, 16) and torch.equal(four[2:3], module.sample(1, seeds=[3]))
+    four = module.sample(Request(4), seeds=[1, 2, 3, 4])
+    assert four.shape == (4, 3, 16, 16) and torch.equal(four[2:3], module.sample(Request(1), seeds=[3]))
     assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 

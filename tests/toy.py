@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from contracts import Request
 from datamodules.base import ImageDataModule
 from diffusion.random import keyed_rand, keyed_randn
 from lightning_modules.base import GenerativeModule
@@ -56,15 +58,23 @@ class Toy(GenerativeModule):
         return {"loss": loss, "loss_toy": loss}
 
     @torch.no_grad()
-    def sample(self, conditions: Any, *, seeds: Any, guidance_scale: float | None = None, **_: Any) -> Tensor:
+    def sample(
+        self,
+        request: Request,
+        *,
+        seeds: Any,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        sampler: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
         if self.untrained:
             raise ValueError("stage 'toy' is not trained")
         x_T = keyed_randn(seeds, (3, SIZE, SIZE), "sample", device=self.device)
-        lengths = torch.tensor([len(c) for c in conditions], device=self.device)[:, None, None, None] / 10
+        lengths = torch.tensor([len(c) for c in request.texts], device=self.device)[:, None, None, None] / 10
         return (self.net(x_T).view_as(x_T) + lengths * (guidance_scale or 1)).tanh()
 
-    def example_conditions(self) -> list[str]:
-        return ["one", "two words", "three"]
+    def example_request(self) -> Request:
+        return Request(3, texts=["one", "two words", "three"])
 
     def check_prompts(self, prompts: Any) -> None:
         for prompt in prompts:

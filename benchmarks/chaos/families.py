@@ -37,9 +37,9 @@ def _stage(name: str, mid_blocks: int) -> tuple[str, ...]:
 
 IMAGEN = (
     "model=imagen", "text_encoder=bag_of_words", "text_encoder.dim=64", "data.batch_size=8", "data.image_size=32",
-    "model.stages.base.image_size=16", "model.stages.super_resolution.lowres_size=16",
-    "model.stages.super_resolution.crop_size=16", *_stage("base", 1), *_stage("super_resolution", 0),
-    "model.stages.base.net.text_layers=0",
+    "model.stages.base.space.image_size=16", "model.stages.super_resolution.lowres.size=16",
+    "model.stages.super_resolution.lowres.crop_size=16", *_stage("base", 1), *_stage("super_resolution", 0),
+    "model.stages.base.conditioners.text.num_layers=0",
     "model.example_prompts=[a red circle,two blue squares]",
 )  # fmt: skip
 FAMILIES: dict[str, tuple[str, ...]] = {

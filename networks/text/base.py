@@ -1,4 +1,4 @@
-"""What every text encoder has in common: the result it returns, batching, padding and the treatment of long prompts."""
+"""What all text encoders share: the result they return, batching, padding, and how they treat long prompts."""
 from __future__ import annotations
 
 import warnings
@@ -15,7 +15,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """What a frozen text encoder says about B captions, padded to the longest of them.
+    """The vectors of a frozen text encoder for B captions, padded to the longest of them.
 
     Args:
         embeds: (B, L, D) float32, one vector a token, zero where `mask` is False.
@@ -42,7 +42,7 @@ class TextEncoder(ABC):
     `revision`, `dim`, `max_length`, `_load`, `_tokenize` and `_forward`; everything else is here.
     """
 
-    id: str  # what was encoded with: name and every setting that changes the vectors
+    id: str  # name of the encoder, with every setting that changes the vectors
     revision: str  # which weights
     dim: int
     max_length: int
@@ -176,7 +176,7 @@ def checked(captions: Sequence[str]) -> list[str]:
 def equal_length_batches(lengths: list[int]) -> list[list[int]]:
     """Group row numbers by length, at most `BATCH_SIZE` a group.
 
-    Without padding inside the network no caption can feel its neighbours' lengths, and no time goes into padding.
+    There is then no padding inside the network: a caption does not depend on the others, and padding costs no time.
     """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from files import write_json
 from networks.text.base import TextEmbedding, TextEncoder, checked
 from networks.text.store import EmbeddingStore, caption_key
 
@@ -21,7 +22,7 @@ REPORT_SEC = 5.0
 
 
 class CachedTextEncoder:
-    """A text encoder that remembers: the same interface as the encoder it wraps, results rounded to float16.
+    """A text encoder that keeps its results: the interface of the encoder it wraps, values rounded to float16.
 
     On disk under `cache_dir`/<id>-<hash of id, revision, max_length>/, memory-mapped, shared by all processes and runs;
     with `cache_dir=None` in memory only. Hits and misses give the same numbers. If every caption is cached, the
@@ -126,8 +127,8 @@ class CachedTextEncoder:
         for row, (record, length) in enumerate(zip(records, lengths.tolist())):
             pooled[row], embeds[row, :length] = record[:pooled_dim], record[pooled_dim:].reshape(length, dim)
         mask = torch.arange(longest)[None] < lengths[:, None]  # (B, L)
-        moved = TextEmbedding(torch.from_numpy(embeds), mask, torch.from_numpy(pooled)).to(self.device)
-        return TextEmbedding(moved.embeds.float(), moved.mask, moved.pooled.float())
+        embedding = TextEmbedding(torch.from_numpy(embeds), mask, torch.from_numpy(pooled)).to(self.device)
+        return TextEmbedding(embedding.embeds.float(), embedding.mask, embedding.pooled.float())
 
     def _read(self, key: bytes) -> tuple[np.ndarray, int] | None:
         if not self._opened:
@@ -157,7 +158,7 @@ class CachedTextEncoder:
         try:
             self._store, self._writable = EmbeddingStore(folder), True
             if not (folder / "encoder.json").exists():  # for people: which cache is this?
-                (folder / "encoder.json").write_text(json.dumps(identity, indent=1) + "\n")
+                write_json(folder / "encoder.json", identity)
         except OSError as error:
             self._without_disk(error)
 

@@ -18,7 +18,7 @@ def locate(model_id: str) -> Path:
     """Return the directory of a model: the path itself, the hub's cache, or a fresh download, in this order.
 
     Raises:
-        FileNotFoundError: nowhere on disk, and no network (said within 2 seconds) or not on the hub.
+        FileNotFoundError: not on disk, and the hub does not have it or cannot be reached (found out within 2 seconds).
     """
     folder = Path(model_id).expanduser()
     if folder.is_dir():
@@ -75,7 +75,7 @@ def wanted_files(model_id: str) -> list[str]:
 
 
 def why_no_hub() -> str | None:
-    """Say why the hub cannot be asked, or None if it answers; takes at most `PROBE_SEC`, proxies respected."""
+    """Return why the hub cannot be reached, or None if it answers; takes at most `PROBE_SEC`, proxies respected."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

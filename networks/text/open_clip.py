@@ -21,16 +21,18 @@ class OpenCLIPText(TextEncoder):
     Args:
         name: open_clip's model name with a plain causal text tower ("ViT-B-32", "ViT-L-14", "ViT-H-14", ...).
         pretrained: open_clip's tag, a checkpoint file, or None for random weights (the same in every process).
-        layer: -1 the last layer's output, -2 the one before (Stable Diffusion 2), ...; the final norm is applied to
-            any. pooled always comes from the last; it is not normalised.
+        layer: -2, the default, is the output of the last layer but one, as in Imagen and Stable Diffusion 2; -1 is
+            that of the last. The final norm is applied to any. pooled always comes from the last layer, and is not
+            normalised.
     Raises:
         ValueError: unknown name or tag, or a text tower of another kind.
         FileNotFoundError: at first use, when the weights are neither on disk nor reachable.
-    Source: Radford et al. 2021 (CLIP), section 2.4; Cherti et al. 2022 (OpenCLIP).
+    Source: Radford et al. 2021 (CLIP), section 2.4; Cherti et al. 2022 (OpenCLIP); Saharia et al. 2022 (Imagen)
+        for the penultimate layer; Stable Diffusion 2 for the final norm, which Imagen's paper does not mention.
     """
 
     def __init__(
-        self, name: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", *, layer: int = -1
+        self, name: str = "ViT-B-32", pretrained: str | None = "laion2b_s34b_b79k", *, layer: int = -2
     ) -> None:
         super().__init__()
         if layer >= 0:
@@ -41,7 +43,10 @@ class OpenCLIPText(TextEncoder):
 
     @property
     def id(self) -> str:
-        """Model name and source of the weights, with the settings that change the vectors."""
+        """Model name and source of the weights, with the settings that change the vectors.
+
+        The last layer has no suffix: it was the default once, and checkpoints and caches of that time name it so.
+        """
         source = Path(self.pretrained).name if self.pretrained else "random"
         return f"open_clip/{self.name}/{source}" + (f"[layer={self.layer}]" if self.layer != -1 else "")
 
@@ -91,7 +96,7 @@ class OpenCLIPText(TextEncoder):
     def _load(self) -> tuple[Any, nn.Module]:
         import open_clip
 
-        self.config  # a name that is not ours to load is refused before anything is fetched
+        self.config  # refuses a wrong name before anything is fetched
         source = str(self.checkpoint) if self.pretrained else None
         # A tag may ask for another activation than the config does (OpenAI's weights): the file alone would not say.
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained) if self.pretrained else None

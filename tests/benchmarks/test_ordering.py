@@ -15,7 +15,7 @@ from benchmarks.corruptions import (
 )  # fmt: skip
 from benchmarks.ordering import evaluators, expectations, fashion_mnist, measure, strip, table
 from datamodules.class_files import FORMATS, lacking
-from evaluators.extractors.lite0 import EfficientNetLite0
+from evaluation.extractors.lite0 import EfficientNetLite0
 
 SPACE = "efficientnet_lite0"
 

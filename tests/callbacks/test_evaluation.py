@@ -16,7 +16,7 @@ from callbacks.ema import EMA
 from callbacks.evaluation import Evaluate
 from datamodules.captions import CaptionsDataModule
 from datamodules.scenes import ScenesDataModule
-from evaluators.prompts import load_prompts, sample_seed
+from evaluation.metrics.prompt_set import load_prompts, sample_seed
 from scenes.render import render
 from tests.judge import Brightness
 from tests.sessions import overrides, run
@@ -39,10 +39,10 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, captions, *, seeds, num_steps=None):
+    def sample(self, request, *, seeds, num_steps=None):
         assert not self.training and num_steps == 3
-        self.asked += list(zip(captions, seeds))
-        images = [render(self.specs[c], s % 1000, 64)[0] for c, s in zip(captions, seeds)]
+        self.asked += list(zip(request.texts, seeds))
+        images = [render(self.specs[c], s % 1000, 64)[0] for c, s in zip(request.texts, seeds)]
         image = torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images]) / 127.5 - 1
         return image * self.weight - 0.8 * (1 - self.weight)
 

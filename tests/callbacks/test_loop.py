@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.grid import captioned_grid
 from callbacks.progress import clock
 from callbacks.stop import parse_time
+from evaluation.pictures.captioned_grid import captioned_grid
 from runtime.checkpoint import load_module
 from tests.toy import ToyData, overrides
 from train import main

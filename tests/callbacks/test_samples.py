@@ -12,7 +12,8 @@ from PIL import Image
 
 from callbacks.ema import EMA
 from callbacks.samples import SampleGrid
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.metrics.images import to_uint8
 from tests import toy
 from train import main
 
@@ -66,15 +67,15 @@ class Painter(torch.nn.Module):
         self.batches_seen = self.optimizer_steps = 4
         self.asked: list[list[int]] = []
 
-    def example_conditions(self) -> int:
-        return 3
+    def example_request(self) -> Request:
+        return Request(3)
 
     def sampling_refusal(self) -> None:
         return None
 
-    def sample(self, conditions: int, *, seeds: list[int]) -> torch.Tensor:
+    def sample(self, request: Request, *, seeds: list[int]) -> torch.Tensor:
         self.asked.append(seeds)
-        return (self.weight * torch.ones(conditions, 3, 4, 4)).detach()
+        return (self.weight * torch.ones(request.n, 3, 4, 4)).detach()
 
 
 def draw(callback: SampleGrid, module: Painter, rank: int = 0) -> list[str]:

@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 
 from datamodules import base as base_file
 from datamodules.base import ImageDataModule, collate, to_model_range
-from datamodules.sampler import EndlessBatchSampler, stable_hash
+from datamodules.sampler import EndlessBatchSampler
+from rng.hashing import stable_hash
 
 
 class Noise(Dataset):

@@ -14,7 +14,7 @@ from datamodules.base import to_model_range
 from datamodules.caption_sources import Sample
 from datamodules.captions import CaptionsDataModule, split_by_name
 from datamodules.decode import load_square
-from evaluators.prompts import load_prompts
+from evaluation.metrics.prompt_set import load_prompts
 
 
 def make(root: Path, **arguments) -> CaptionsDataModule:
@@ -80,7 +80,7 @@ def test_images_are_kept_in_memory_where_they_fit(folder: Path):
 
 
 def test_images_are_not_kept_where_they_do_not_fit(folder: Path, monkeypatch):
-    monkeypatch.setattr("datamodules.captions._AUTO_CACHE_BYTES", 24 * 16 * 16 * 3 - 1)
+    monkeypatch.setattr("datamodules.folder._AUTO_CACHE_BYTES", 24 * 16 * 16 * 3 - 1)
     dm = make(folder)
     dm.train_dataset[0, 0]
     assert not dm.train_dataset.keep and not dm.train_dataset._kept

@@ -26,7 +26,7 @@ def load(name: str) -> dict:
 CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 
 
-@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "ring", "grid", "stacked_mnist", *CLASSES])
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "images", "ring", "grid", "stacked_mnist", *CLASSES])
 def test_conf_names_every_argument(name: str):
     conf = load(name)
     parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters
@@ -41,7 +41,7 @@ def test_scenes_run_as_they_are(name: str):
     assert next(iter(dm.val_dataloader()))["image"].shape == (64, 3, 64, 64)
 
 
-@pytest.mark.parametrize("name", ["captions", "coco"])
+@pytest.mark.parametrize("name", ["captions", "coco", "images"])
 def test_a_folder_must_be_named(name: str):
     conf = load(name)
     with pytest.raises(ValueError, match="data.root is not set: give the folder"):

@@ -11,7 +11,7 @@ import pytest
 from datamodules.caption_sources import Sample, Source, read_source
 from datamodules.decode import REASONS
 from datamodules.manifest import build_manifest
-from evaluators.folder import read_folder
+from evaluation.image_files import read_folder
 from tests.fuzz import NAMES, fuzzed_images, fuzzed_metadata, images
 
 

@@ -101,3 +101,28 @@ def fitted_order(num_steps: list[int], errors: list[float]) -> float:
     x = torch.tensor(num_steps, dtype=torch.float64).log()
     y = torch.tensor(errors, dtype=torch.float64).log()
     return -(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()).item()
+
+
+def coefficients(kind: str, alpha: Tensor, sigma: Tensor, sigma_data: float = 0.6) -> tuple[Tensor, Tensor, Tensor]:
+    """(c_skip, c_out, c_in) of x_0_hat = c_skip x_t + c_out F(c_in x_t), each written out from its own definition."""
+    one = torch.ones_like(alpha)
+    if kind == "edm":  # Karras et al. 2022, table 1, at noise level sigma / alpha, whose input is x_t / alpha
+        level = sigma / alpha
+        norm = level**2 + sigma_data**2
+        return sigma_data**2 / norm / alpha, level * sigma_data / norm.sqrt(), 1 / norm.sqrt() / alpha
+    solved = {  # F = target and x_t = alpha x_0 + sigma eps, solved for x_0
+        "eps": (1 / alpha, -sigma / alpha),
+        "x_0": (0 * one, one),
+        "v": (alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)),
+        "flow": (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+    }
+    return *solved[kind], one
+
+
+def target(kind: str, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = 0.6) -> Tensor:
+    """What the net of a kind should answer; scales (B,)."""
+    a, s = (c.reshape(-1, *[1] * (x_0.ndim - 1)) for c in (alpha, sigma))
+    if kind == "edm":
+        c_skip, c_out, _ = (c.reshape(a.shape) for c in coefficients(kind, alpha, sigma, sigma_data))
+        return (x_0 - c_skip * (a * x_0 + s * eps)) / c_out
+    return {"eps": eps, "x_0": x_0, "v": a * eps - s * x_0, "flow": eps - x_0}[kind]

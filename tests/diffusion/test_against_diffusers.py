@@ -17,7 +17,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
 )
 
-from diffusion.denoiser import preconditioning
+from diffusion.parameterisation import edm
 from diffusion.samplers import ddim, ddpm, dpmpp_2m, heun
 from diffusion.schedules import KarrasSchedule, LinearSchedule, RectifiedFlowSchedule
 from tests.diffusion.oracles import mixture, noise_quantiles
@@ -89,7 +89,7 @@ def test_karras(theirs, ours):
     for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.double()):
         t = schedule.t_from_log_snr(-2 * sigma.log()).expand(len(x))
         # They want the raw output of an EDM network: undo the preconditioning of the ideal denoiser.
-        c_skip, c_out, _ = preconditioning(torch.ones_like(sigma), sigma, 0.5)
+        c_skip, c_out, *_ = edm(torch.ones_like(sigma), sigma, 0.5)
         x = scheduler.step((oracle.denoise(x, t) - c_skip * x) / c_out, timestep, x).prev_sample
     result = ours(oracle.denoise, schedule, start, num_steps=num_steps)
     torch.testing.assert_close(result, x.double(), rtol=0, atol=1e-4)

@@ -9,13 +9,15 @@ import torch
 
 from diffusion.guidance import guided
 from diffusion.random import keyed_generators, keyed_randn
-from diffusion.samplers import ddim, ddim_invert, ddpm, dpmpp_2m, heun
+from diffusion.samplers import ddim, ddim_invert, ddpm, dpmpp_2m, edm, heun, unipc
 from diffusion.schedules import CosineSchedule, KarrasSchedule
 from diffusion.threshold import thresholded
 from tests.diffusion.oracles import SCHEDULES, fitted_order, gaussian, mixture, noise_quantiles
 
-DETERMINISTIC = {"ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
-ALL = {**DETERMINISTIC, "ddpm": ddpm, "ddim_eta": lambda *a, **k: ddim(*a, eta=1.0, **k)}
+DETERMINISTIC = {"ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m, "unipc": unipc}
+STOCHASTIC = {"ddpm": ddpm, "ddim_eta": lambda *a, **k: ddim(*a, eta=1.0, **k), "edm": edm}
+ALL = {**DETERMINISTIC, **STOCHASTIC}
+TWO_EVALUATIONS = ("heun", "edm")
 # log_snr of the last evaluation, per schedule: the evenly spaced grid in log_snr on which the orders are clean.
 LOG_SNR_END = {"cosine": 20.0, "cosine_shifted": 17.0, "linear": 14.0, "karras": 12.42}
 
@@ -26,6 +28,13 @@ def errors(sampler, schedule, oracle, num_steps, grid=None):
     exact = oracle.ode_map(x_T)
     runs = [sampler(oracle.denoise, schedule, x_T, num_steps=n, grid=grid) for n in num_steps]
     return [(x_0 - exact).square().mean().sqrt().item() for x_0 in runs]
+
+
+def churned(schedule, num_steps):
+    """How many steps of `edm` start from a time off the grid: those with sigma / alpha in its default range."""
+    t = schedule.grid(num_steps)[:-1]
+    ratio = schedule.sigma(t) / schedule.alpha(t)
+    return int(((ratio >= 0.05) & (ratio <= 50) & (t < 1)).sum())
 
 
 def log_snr_grid(schedule, end):
@@ -64,7 +73,7 @@ def test_order_on_the_default_grid(sampler, least, most, name):
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_probability_flow_map(sampler, name):
     schedule = SCHEDULES[name]
-    limit = {"ddim": 0.05, "heun": 0.01, "dpmpp_2m": 0.01}[sampler]
+    limit = {"ddim": 0.05, "heun": 0.01, "dpmpp_2m": 0.01, "unipc": 0.01}[sampler]
     assert errors(DETERMINISTIC[sampler], schedule, mixture(schedule), [100])[0] < limit
 
 
@@ -99,7 +108,8 @@ def test_times_visited(sampler, name):
         return 0.5 * x_t
 
     ALL[sampler](denoise, schedule, noise_quantiles(schedule), num_steps=5)
-    assert seen[0] == 1 and len(set(seen)) == 5 and len(seen) == (9 if sampler == "heun" else 5)
+    distinct = 5 + churned(schedule, 5) if sampler == "edm" else 5
+    assert seen[0] == 1 and len(set(seen)) == distinct and len(seen) == (9 if sampler in TWO_EVALUATIONS else 5)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -107,7 +117,7 @@ def test_times_visited(sampler, name):
 def test_float32_stays_close_to_float64(sampler, name):
     schedule = SCHEDULES[name]
     oracle, x_T = mixture(schedule), noise_quantiles(schedule)
-    if sampler in ("ddpm", "ddim_eta"):
+    if sampler in STOCHASTIC:
         x_T = x_T.repeat(300, 1)
     low = ALL[sampler](oracle.denoise, schedule, x_T.float(), num_steps=20, generator=torch.Generator().manual_seed(0))
     high = ALL[sampler](oracle.denoise, schedule, x_T, num_steps=20, generator=torch.Generator().manual_seed(0))
@@ -119,7 +129,9 @@ def test_float32_stays_close_to_float64(sampler, name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("kwargs", [{"variance": "small"}, {"variance": "large"}, {"eta": 1.0}, {"eta": 0.5}])
+@pytest.mark.parametrize(
+    "kwargs", [{"variance": "small"}, {"variance": "large"}, {"eta": 1.0}, {"eta": 0.5}, {"s_noise": 1.0}]
+)
 def test_stochastic_samplers_reach_the_data(name, kwargs):
     """Sample mean and variance against N(mu, s²): four standard errors plus the O(1 / num_steps) of the kernels."""
     schedule, n, num_steps = SCHEDULES[name], 10_000, 100
@@ -129,7 +141,7 @@ def test_stochastic_samplers_reach_the_data(name, kwargs):
     one = torch.ones((), dtype=torch.float64)
     alpha, sigma = schedule.alpha(one), schedule.sigma(one)
     x_T = alpha * 0.3 + (alpha**2 * 0.36 + sigma**2).sqrt() * x_T
-    sampler = ddpm if "variance" in kwargs else ddim
+    sampler = {"variance": ddpm, "eta": ddim, "s_noise": edm}[next(iter(kwargs))]
     x_0 = sampler(gaussian(schedule).denoise, schedule, x_T, num_steps=num_steps, generator=generator, **kwargs)
     assert abs(x_0.mean() - 0.3) < 4 * 0.6 / n**0.5 + 1 / num_steps
     assert abs(x_0.var() - 0.36) < 4 * 0.36 * (2 / n) ** 0.5 + 6 / num_steps

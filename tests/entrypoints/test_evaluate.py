@@ -35,13 +35,15 @@ class Oracle(torch.nn.Module):
     def sampling_refusal(self) -> str | None:
         return self.refusal
 
-    def sample(self, conditions, *, seeds, guidance_scale: float | dict[str, float] = 2.0, **options):
-        n = conditions if isinstance(conditions, int) else len(conditions)
-        assert len(seeds) == n and not self.training
-        self.asked += list(zip(conditions if n == len(seeds) and not isinstance(conditions, int) else [""] * n, seeds))
-        if isinstance(conditions, int) or guidance_scale < 2:
-            return torch.full((n, 3, 64, 64), -0.8)
-        images = [render(self.specs[c], seed % 1000, 64)[0] for c, seed in zip(conditions, seeds)]
+    def sampling_settings(self) -> dict[str, Any]:
+        return {"stages.base.num_steps": 32, "stages.base.sampler": {"_target_": "diffusion.samplers.ddim"}}
+
+    def sample(self, request, *, seeds, guidance_scale: float | dict[str, float] = 2.0, num_steps: int | None = None):
+        assert len(seeds) == request.n and not self.training
+        self.asked += list(zip(request.texts or [""] * request.n, seeds))
+        if request.texts is None or guidance_scale < 2:
+            return torch.full((request.n, 3, 64, 64), -0.8)
+        images = [render(self.specs[c], seed % 1000, 64)[0] for c, seed in zip(request.texts, seeds)]
         return torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in images]) / 127.5 - 1
 
 
@@ -53,10 +55,9 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
     data = ScenesDataModule(preset="scenes_simple", image_size=64)
     module.specs = {caption: spec for split in ("iid", "word") for caption, spec in data.prompts(split, 130)}
     config = OmegaConf.create({"data": DATA, "choices": {"model": "oracle", "data": "scenes_simple"}})
-    config.model = {"stages": {"base": {"num_steps": 32, "sampler": {"_target_": "diffusion.samplers.ddim"}}}}
     info = {"path": "fake", "sha256": "a" * 64, "step": 10, "images_seen": 640, "train_sec": 60.0, "weights": "ema"}
-    monkeypatch.setattr("runtime.evaluation.models.load_module", lambda ckpt, **_: (module, config, info))
-    monkeypatch.setattr("runtime.evaluation.command.locate", Path)
+    monkeypatch.setattr("evaluation.checkpoint_evaluation.load_module", lambda ckpt, **_: (module, config, info))
+    monkeypatch.setattr("evaluation.command.locate", Path)
     return module
 
 
@@ -76,9 +77,9 @@ def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, c
 def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     scales, draw = [], oracle.sample
 
-    def sample(conditions, *, seeds, guidance_scale: float | dict[str, float] | None = None):
+    def sample(request, *, seeds, guidance_scale: float | dict[str, float] | None = None):
         scales.append(guidance_scale)
-        return draw(conditions, seeds=seeds)
+        return draw(request, seeds=seeds)
 
     monkeypatch.setattr(oracle, "sample", sample)
     monkeypatch.setattr(oracle, "stages", {"base": None}, raising=False)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from evaluate import main
-from evaluators.prompts import load_prompts
-from evaluators.samples import write_png
+from evaluation.metrics.prompt_set import load_prompts
+from evaluation.sample_store import write_png
 from tests.toy import CONF
 
 TOY = [f"hydra.searchpath=[file://{CONF}]", "evaluator=toy", "device=cpu"]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from evaluate import main
-from evaluators.measure import Ranks
+from evaluation.metrics.run_evaluators import Ranks
 from tests.toy import CONF, overrides
 from train import main as train
 
@@ -63,7 +63,7 @@ def test_more_processes_than_images_are_refused(
     def eight() -> Iterator[Ranks]:
         yield Ranks(0, 8)
 
-    monkeypatch.setattr("runtime.evaluation.command.processes", eight)
+    monkeypatch.setattr("evaluation.command.processes", eight)
     with pytest.raises(ValueError, match="n=7 is fewer than the 8 processes"):
         main([*TOY, f"ckpt={trained}", f"out={tmp_path}"])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from contracts import Request
 from runtime.checkpoint import load_module
 from tests.entrypoints.test_ddp import assert_close
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
@@ -89,7 +90,7 @@ def test_the_generator_alone_is_averaged_and_draws_by_class(tmp_path: Path) -> N
     module, _, info = load_module(path)
     assert info["weights"] == "ema" and info["step"] == 9
     assert torch.equal(module.state_dict()[trained[-1]], averaged[trained[-1]])
-    assert module.sample([7, 1], seeds=[0, 1]).shape == (2, 2, 1, 1)
+    assert module.sample(Request(2, labels=[7, 1]), seeds=[0, 1]).shape == (2, 2, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 from torch.nn import functional as F
 
 import evaluate
@@ -14,7 +16,7 @@ import train
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from tests.datamodules.class_data import small_run, write_class_data
-from tests.sessions import assert_same, contents
+from tests.sessions import assert_same, contents, run
 from tests.toy import CONF
 
 
@@ -71,13 +73,35 @@ def test_a_resumed_run_is_a_run_that_never_stopped(place: Path) -> None:
     assert_same(whole, parts)
 
 
+def test_two_processes_train_an_objective_of_the_whole_batch_as_one(place: Path, tmp_path: Path) -> None:
+    more = ["likelihood=gaussian_optimal", "model.free_bits_nats=0.5", "trainer.max_steps=6", "callbacks.samples=null",
+            "model.optimizer._target_=torch.optim.Adam", "~model.optimizer.adam_lr",
+            "+model.optimizer.eps=1e-2"]  # Muon computes in bfloat16, and a small eps magnifies rounding
+    train.main(overrides(place, "one", *more))
+    log = tmp_path / "log"
+    two = overrides(place, "two", *more, "trainer.devices=2", "trainer.strategy=ddp_fork")
+    assert run(two, log) == 0, log.read_text()
+    one, two = contents(place / "one"), contents(place / "two")
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(value, two["state_dict"][name], atol=1e-6), name
+    for x, y in zip(one["metrics"].splitlines(), two["metrics"].splitlines(), strict=True):
+        x, y = json.loads(x), json.loads(y)
+        assert x.keys() == y.keys() and all(x[key] == pytest.approx(y[key], rel=1e-5, abs=1e-5) for key in x)
+
+
+def test_an_objective_of_the_whole_batch_is_not_accumulated(place: Path) -> None:
+    with pytest.raises(ValueError, match="likelihood=gaussian_optimal .* set trainer.accumulate=1") as error:
+        train.main(overrides(place, "parts of a batch", "likelihood=gaussian_optimal", "trainer.accumulate=2"))
+    assert "\n" not in str(error.value) and not (place / "parts of a batch").exists()
+
+
 def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, place: Path) -> None:
     lines = sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "n=3", "+options.mode=sample"])
     assert [line["seed"] for line in lines] == [0, 1, 2]
-    with pytest.raises(ValueError, match="it has no num_steps, only mode and temperature"):
+    with pytest.raises(ValueError, match="num_steps=.*: this model takes no 'num_steps'. It takes mode, temperature"):
         sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}", "num_steps=3"])
     judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
-              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+              "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]
     (result,) = evaluate.main([f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'evaluation'}"])
     metrics = result["splits"]["test"]["metrics"]
     bounds = [metrics[name]["value"] for name in ("elbo_nats", "iwae_5_nats", "iwae_60_nats")]
@@ -92,7 +116,7 @@ def test_other_data_is_less_likely_and_more_importance_samples_bind_tighter(trai
         raw = file.read_bytes()
         file.write_bytes(raw[:16] + bytes(255 - b for b in raw[16:]))
     judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
-              "+evaluator.likelihood._target_=evaluators.likelihood.Likelihood"]
+              "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]
     common = [f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'strangers'}"]
     (result,) = evaluate.main([*common, "other_data=[mnist]", "importance_samples=[2,100]"])
     split = result["splits"]["test"]

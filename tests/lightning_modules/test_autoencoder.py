@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from contracts import Request
 import evaluate
 import sample
 import train
@@ -72,11 +73,11 @@ def test_its_file_alone_draws_and_measures(trained: dict, place: Path) -> None:
 
 def test_an_image_depends_on_its_own_seed(trained: dict, place: Path) -> None:
     module = load_module(place / "run")[0]
-    together, alone = module.sample(3, seeds=[5, 6, 7]), module.sample(1, seeds=[6])
+    together, alone = module.sample(Request(3), seeds=[5, 6, 7]), module.sample(Request(1), seeds=[6])
     assert torch.allclose(together[1:2], alone, atol=1e-5) and together.abs().max() <= 1
     assert not torch.allclose(together[0], together[1], atol=1e-3)
     with pytest.raises(ValueError, match="draws in one step: it has no num_steps"):
-        module.sample(1, seeds=[0], num_steps=4)
+        module.sample(Request(1), seeds=[0], num_steps=4)
 
 
 def test_latents_are_drawn_like_those_that_were_seen() -> None:
@@ -87,7 +88,7 @@ def test_latents_are_drawn_like_those_that_were_seen() -> None:
     module.decoder = nn.Sequential(nn.Identity())  # images are latents; clamping needs them small
     module.latent_mean /= 100
     module.latent_cov /= 100**2
-    drawn = module.sample(4000, seeds=range(4000)) * 100
+    drawn = module.sample(Request(4000), seeds=range(4000)) * 100
     assert torch.allclose(drawn.mean(0), torch.tensor([1.0, -2, 3]), atol=0.15)
     assert torch.allclose(drawn.T.cov(), mixing @ mixing.T, atol=0.3)
 
@@ -99,6 +100,25 @@ def test_moments_over_batches_are_those_of_all_latents_together() -> None:
     every = z.flatten(0, 1)
     assert torch.allclose(module.latent_mean, every.mean(0), atol=1e-5)
     assert torch.allclose(module.latent_cov, every.T.cov(correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_processes_follow_the_moments_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(10, 3) @ torch.randn(3, 3) + torch.linspace(0, 4, 10)[:, None]  # the halves differ
+    whole = small()
+    whole._follow(z)
+    halves, mean = z.split(5), z.mean(0)
+    around = [(half - mean).T @ (half - mean) / 5 for half in halves]
+    for mine, half in enumerate(halves):
+        others = [halves[1 - mine].mean(0), around[1 - mine]]
+        monkeypatch.setattr(
+            "lightning_modules.autoencoder.mean_over_processes", lambda x, others=others: (x + others.pop(0)) / 2
+        )
+        module = small()
+        module._follow(half)
+        assert not others
+        torch.testing.assert_close(module.latent_mean, whole.latent_mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(module.latent_cov, whole.latent_cov, atol=1e-6, rtol=0)
 
 
 def test_moments_forget_what_the_encoder_was_and_a_broken_batch_leaves_them() -> None:
@@ -117,10 +137,10 @@ def test_only_training_moves_the_moments() -> None:
     module.eval().losses(batch)
     assert module.latent_batches == 0 and "seen no images" in module.sampling_refusal()
     with pytest.raises(ValueError, match="seen no images"):
-        module.sample(1, seeds=[0])
+        module.sample(Request(1), seeds=[0])
     module.train().losses(batch)
     assert module.latent_batches == 1 and module.sampling_refusal() is None
-    assert module.sample(2, seeds=[0, 1]).shape == (2, 1, 6, 6), "two images, three dimensions: a singular covariance"
+    assert module.sample(Request(2), seeds=[0, 1]).shape == (2, 1, 6, 6), "two images, three dimensions: a singular covariance"
 
 
 def test_the_loss_is_the_squared_error_and_its_decibels() -> None:
@@ -192,7 +212,7 @@ def test_moments_travel_with_the_weights() -> None:
     module._follow(torch.randn(50, 3) @ torch.randn(3, 3) + 5)
     other.load_state_dict(module.state_dict())
     assert other.sampling_refusal() is None
-    assert torch.equal(other.sample(3, seeds=[1, 2, 3]), module.sample(3, seeds=[1, 2, 3]))
+    assert torch.equal(other.sample(Request(3), seeds=[1, 2, 3]), module.sample(Request(3), seeds=[1, 2, 3]))
     for name, value in module.named_buffers():
         assert value.any() and torch.equal(other.get_buffer(name), value), name
 
@@ -200,8 +220,8 @@ def test_moments_travel_with_the_weights() -> None:
 def test_an_image_is_drawn_from_its_seed_and_not_from_its_place() -> None:
     module = small()
     module._follow(torch.randn(50, 3))
-    image = module.sample(3, seeds=[5, 6, 7])
-    assert torch.allclose(module.sample(2, seeds=[7, 5]), image[[2, 0]], atol=1e-6)
+    image = module.sample(Request(3), seeds=[5, 6, 7])
+    assert torch.allclose(module.sample(Request(2), seeds=[7, 5]), image[[2, 0]], atol=1e-6)
     assert not torch.allclose(image[0], image[1], atol=1e-3)
 
 

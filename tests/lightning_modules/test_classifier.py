@@ -9,8 +9,9 @@ import torch
 
 import sample
 import train
-from evaluators.extractors.classifier import Classifier as Extractor
-from evaluators.images import to_uint8
+from contracts import Request
+from evaluation.extractors.classifier import ClassifierFeatures as Extractor
+from evaluation.metrics.images import to_uint8
 from lightning_modules.classifier import Classifier
 from runtime.checkpoint import load_module
 from tests.datamodules.class_data import small_run, write_class_data
@@ -69,7 +70,7 @@ def test_features_and_scores_are_float32_of_images_of_the_trained_size() -> None
 
 def test_a_classifier_asks_for_no_grids() -> None:
     module = Classifier(Scores(), 4, 1, 3)
-    assert module.example_conditions() == 0 and "draws no images" in module.sampling_refusal()
+    assert module.example_request().n == 0 and "draws no images" in module.sampling_refusal()
 
 
 def test_it_learns_and_says_so(trained: dict, place: Path) -> None:
@@ -103,9 +104,9 @@ def test_the_extractor_reads_it(trained: dict, place: Path) -> None:
 
 def test_it_draws_nothing_and_says_so(trained: dict, place: Path) -> None:
     module = load_module(place / "run")[0]
-    assert module.example_conditions() == 0 and "draws no images" in module.sampling_refusal()
+    assert module.example_request().n == 0 and "draws no images" in module.sampling_refusal()
     with pytest.raises(ValueError, match="draws no images"):
-        module.sample(1, seeds=[0])
+        module.sample(Request(1), seeds=[0])
     with pytest.raises(ValueError, match="a classifier draws no images") as error:
         sample.main([f"ckpt={place / 'run'}", f"out={place / 'out'}"])
     assert "\n" not in str(error.value) and not (place / "out").exists()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from contracts import Request
 from lightning_modules.gan import GAN, frozen
 from networks.gan import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from objectives.adversarial import LOSSES
@@ -282,40 +283,40 @@ def test_an_image_depends_on_its_seed_and_class_alone() -> None:
     module = train(convolutional(conditional=True), make_batches(4))
     for p in module.generator.parameters():  # so that seeds and classes are seen in an image
         nn.init.normal_(p)
-    assert module.conditioning == "label" and module.example_conditions() == [0, 1, 2]
+    assert module.conditioning == "label" and list(module.example_request().labels) == [0, 1, 2]
     before = copy.deepcopy(module.state_dict())
     module.train()  # a caller who forgot: batch norm must not see the other images
-    image = module.sample([0, 1, 2, 0], seeds=[3, 4, 5, 3])
+    image = module.sample(Request(4, labels=[0, 1, 2, 0]), seeds=[3, 4, 5, 3])
     assert image.shape == (4, 2, SIZE, SIZE) and image.abs().max() <= 1 and image.dtype == torch.float32
-    torch.testing.assert_close(module.sample([1], seeds=[4]), image[1:2])
+    torch.testing.assert_close(module.sample(Request(1, labels=[1]), seeds=[4]), image[1:2])
     assert torch.equal(image[0], image[3])
-    assert not torch.allclose(module.sample([2], seeds=[4]), image[1:2], atol=1e-3)
+    assert not torch.allclose(module.sample(Request(1, labels=[2]), seeds=[4]), image[1:2], atol=1e-3)
     assert module.generator.training
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_truncation_scales_the_latents() -> None:
     module = make()
-    assert module.conditioning == "none" and module.example_conditions() == 16
-    same = module.sample(4, seeds=[1, 2, 3, 4], truncation=0.0)
+    assert module.conditioning == "none" and module.example_request() == Request(16)
+    same = module.sample(Request(4), seeds=[1, 2, 3, 4], truncation=0.0)
     assert torch.allclose(same, same[:1].expand_as(same))
-    full, half = module.sample(2, seeds=[1, 2]), module.sample(2, seeds=[1, 2], truncation=0.5)
+    full, half = module.sample(Request(2), seeds=[1, 2]), module.sample(Request(2), seeds=[1, 2], truncation=0.5)
     assert torch.equal(half, module.generate(0.5 * module.latents([1, 2]))) and not torch.allclose(full, half)
 
 
 @pytest.mark.parametrize(
-    ("conditional", "conditions", "options", "complaint"),
+    ("conditional", "request_", "options", "complaint"),
     [
-        (True, 2, {}, "draws 2 images of 2 class numbers, not of 2"),
-        (True, [0], {}, "draws 2 images of 2 class numbers"),
-        (True, [0, 3], {}, "label=3: the model knows the classes 0 to 2"),
-        (False, 2, {"num_steps": 5}, "draws in one step: it has no num_steps"),
-        (False, 2, {"truncation": -1.0}, "truncation=-1.0"),
+        (True, Request(2), {}, "draws 2 images of 2 class numbers, not of 2"),
+        (True, Request(1, labels=[0]), {}, "draws 2 images of 2 class numbers"),
+        (True, Request(2, labels=[0, 3]), {}, "label=3: the model knows the classes 0 to 2"),
+        (False, Request(2), {"num_steps": 5}, "draws in one step: it has no num_steps"),
+        (False, Request(2), {"truncation": -1.0}, "truncation=-1.0"),
     ],
 )
-def test_impossible_samples_are_refused(conditional: bool, conditions: Any, options: Any, complaint: str) -> None:
+def test_impossible_samples_are_refused(conditional: bool, request_: Request, options: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        make(conditional=conditional).sample(conditions, seeds=[0, 1], **options)
+        make(conditional=conditional).sample(request_, seeds=[0, 1], **options)
 
 
 # ---- mistakes ----

@@ -14,6 +14,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from callbacks.ema import EMA
+from contracts import Request
 from lightning_modules.gan import GAN
 from networks.gan import MLPDiscriminator
 from objectives.adversarial import LOSSES
@@ -104,7 +105,7 @@ def test_a_relativistic_generator_is_compared_with_data_augmented_by_their_own_n
 @pytest.mark.parametrize("training", [False, True])
 def test_drawing_leaves_the_generator_in_the_mode_it_was_in(training: bool) -> None:
     module = convolutional().train(training)
-    module.sample(2, seeds=[0, 1])
+    module.sample(Request(2), seeds=[0, 1])
     assert module.generator.training is training and module.discriminator.training is training
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn import functional as F
 
+from contracts import Request
 from diffusion.random import keyed_generators, keyed_randn
 from lightning_modules.vae import VAE
 from networks.autoencoder import MLPDecoder, MLPEncoder
@@ -41,6 +43,16 @@ def stripes(n: int, first: int = 0) -> dict[str, Tensor]:
         else:
             image[i, 0, :, kind - SIZE] = 1
     return {"image": image, "seed": torch.arange(first, first + n)}
+
+
+def validated(module: VAE, batch: dict[str, Tensor], batch_size: int = 10**6) -> dict[str, Tensor]:
+    """What is logged of a validation set that comes in batches of this size."""
+    n, sums = len(batch["image"]), {}
+    for start in range(0, n, batch_size):
+        part = {name: value[start : start + batch_size] for name, value in batch.items()}
+        for name, value in module.validation_step(part, start).items():
+            sums[name] = sums.get(name, 0.0) + value.double() * len(part["image"])
+    return module.validation_summary({name: value / n for name, value in sums.items()}, n)
 
 
 def trained(module: VAE, steps: int, lr: float = 3e-3) -> VAE:
@@ -219,7 +231,7 @@ def test_every_likelihood_trains_and_says_what_its_numbers_are(word: str) -> Non
     assert set(bounds) == {f"elbo_{unit}", f"iwae_3_{unit}"}
     assert all(value.shape == (4,) and value.isfinite().all() for value in bounds.values())
     for mode in ("mean", "sample"):
-        drawn = module.sample(2, seeds=[0, 1], mode=mode)
+        drawn = module.sample(Request(2), seeds=[0, 1], mode=mode)
         assert drawn.shape == (2, 1, 28, 28) and drawn.abs().max() <= 1
 
 
@@ -239,24 +251,24 @@ def test_likelihoods_are_computed_in_full_precision_under_autocast(good: VAE) ->
 
 def test_image_i_is_drawn_from_its_own_seed(good: VAE) -> None:
     for mode in ("mean", "sample"):
-        whole = good.sample(5, seeds=[3, 1, 4, 1, 5], mode=mode)
+        whole = good.sample(Request(5), seeds=[3, 1, 4, 1, 5], mode=mode)
         assert whole.shape == (5, 1, SIZE, SIZE) and not whole.requires_grad
-        torch.testing.assert_close(whole[2:3], good.sample(1, seeds=[4], mode=mode), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole[2:3], good.sample(Request(1), seeds=[4], mode=mode), atol=1e-5, rtol=1e-4)
         assert torch.equal(whole[1], whole[3]) and not torch.equal(whole[0], whole[1])
     assert set(whole.unique().tolist()) == {-1.0, 1.0}, "black and white pixels are drawn"
-    cold = good.sample(3, seeds=[0, 1, 2], temperature=0)
+    cold = good.sample(Request(3), seeds=[0, 1, 2], temperature=0)
     torch.testing.assert_close(cold[0], cold[2])
     for bad, words in (({"mode": "median"}, "mode='median': choose one of mean, sample"), ({"temperature": -1}, "-1"),
                        ({"num_steps": 5}, "it has no num_steps")):
         with pytest.raises(ValueError, match=words):
-            good.sample(1, seeds=[0], **bad)
+            good.sample(Request(1), seeds=[0], **bad)
 
 
 def test_drawn_pixels_have_the_mean_that_is_shown() -> None:
     module = vae().eval()
     seeds = list(range(4000))
-    shown = module.sample(4000, seeds=seeds).mean(0)
-    drawn = module.sample(4000, seeds=seeds, mode="sample").mean(0)
+    shown = module.sample(Request(4000), seeds=seeds).mean(0)
+    drawn = module.sample(Request(4000), seeds=seeds, mode="sample").mean(0)
     assert (shown - drawn).abs().max() < 5 / math.sqrt(4000)
 
 
@@ -294,15 +306,15 @@ def test_collapse_is_said_once_and_not_before_the_warmup_is_over(good: VAE, caps
     with torch.no_grad():
         idle = vae(kl_warmup_images=100)
         idle.encoder.net[-1].weight.zero_(), idle.encoder.net[-1].bias.zero_()
-        assert float(good.validation_step(stripes(24), 0)["active_units"]) >= 2
-        assert float(idle.validation_step(stripes(24), 0)["active_units"]) == 0
+        assert float(validated(good, stripes(24))["active_units"]) >= 2
+        assert float(validated(idle, stripes(24))["active_units"]) == 0
         assert capsys.readouterr().out == ""
         idle.images_seen = 100
-        for batch_idx in (0, 1, 0):
-            idle.validation_step(stripes(24), batch_idx)
+        for _ in range(3):
+            validated(idle, stripes(24))
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith("posterior collapse: 0 nats of rate, 0 of 3 latents in use: try model.kl_warmup_images")
-        assert "active_units" not in idle.validation_step(stripes(1), 0)
+        assert "active_units" not in validated(idle, stripes(1))
 
 
 # ---- what a user can get wrong ----
@@ -385,7 +397,7 @@ def test_the_order_in_which_importance_samples_are_named_changes_nothing() -> No
 def test_pixels_are_drawn_from_other_numbers_than_latents() -> None:
     module, seen = vae().eval(), []
     module.pixels.sample = lambda params, noise: seen.append(noise) or params
-    module.sample(3, seeds=[4, 5, 6], mode="sample")
+    module.sample(Request(3), seeds=[4, 5, 6], mode="sample")
     of_latents = [torch.rand(1, SIZE, SIZE, generator=g) for g in keyed_generators([4, 5, 6], "vae sample")]
     assert not torch.isclose(seen[0], torch.stack(of_latents)).any()
     assert seen[0].min() >= 0 and seen[0].max() < 1 and not torch.equal(seen[0][0], seen[0][1])
@@ -412,7 +424,8 @@ def test_a_latent_is_in_use_where_its_means_vary_by_a_hundredth() -> None:
     batch["image"][:, 0, 0, 0] = torch.tensor([1.0, -1.0]).repeat(200)  # the pixel that the means look at
     with torch.no_grad():
         assert module.health([batch])["active_units"] == 2
-        assert float(module.validation_step(batch, 0)["active_units"]) == 2
+        assert float(validated(module, batch)["active_units"]) == 2
+        assert float(validated(module, batch, batch_size=3)["active_units"]) == 2
 
 
 def idle() -> VAE:
@@ -426,20 +439,77 @@ def idle() -> VAE:
 def test_a_posterior_has_collapsed_without_rate_or_without_latents(
     rate: float, active: int, said: bool, capsys: pytest.CaptureFixture
 ) -> None:
-    assert vae()._say_collapse(rate, active) is said
+    assert vae()._warn_of_collapse(rate, active) is said
     assert capsys.readouterr().out.startswith("posterior collapse") is said
 
 
 @torch.no_grad()
-def test_collapse_is_said_by_one_process_of_the_first_batch(
+def test_collapse_is_said_by_one_process_once_all_images_are_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     module = idle()
-    module.validation_step(stripes(24), 1)
+    module.validation_step(stripes(24), 0)
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(VAE, "global_rank", 1)
-    module.validation_step(stripes(24), 0)
+    validated(module, stripes(24))
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(VAE, "global_rank", 0)
-    module.validation_step(stripes(24), 0)
+    validated(module, stripes(24))
     assert capsys.readouterr().out.startswith("posterior collapse")
+
+
+# ---- validation ----
+
+
+@torch.no_grad()
+def test_validation_does_not_depend_on_the_batch_size() -> None:
+    module = vae(Gaussian("optimal"), free_bits_nats=0.5, beta=2.0)
+    module.encoder.net[-1].weight.mul_(5)  # rates on both sides of the floor
+    module.eval()
+    batch = stripes(25)
+    whole = validated(module, batch)
+    mean, log_var = module.encode(module._pixels_of(batch))
+    rates = gaussian_kl(mean, log_var).mean(0)
+    assert min(rates) < 0.5 < max(rates)
+    distortion = float(whole["distortion_density_nats"])
+    assert float(whole["loss"]) == pytest.approx(distortion + 2 * float(rates.clamp(min=0.5).sum()), rel=1e-5)
+    for batch_size in (1, 4, 24):
+        parts = validated(module, batch, batch_size)
+        assert set(parts) == set(whole)
+        for name, value in whole.items():
+            assert float(parts[name]) == pytest.approx(float(value), rel=1e-5, abs=1e-5), (batch_size, name)
+
+
+@torch.no_grad()
+def test_the_validation_loss_is_a_function_of_the_weights_alone() -> None:
+    module = vae(beta=4.0, kl_warmup_images=1000).eval()
+    early = validated(module, stripes(24))
+    module.images_seen = 700
+    assert float(validated(module, stripes(24))["loss"]) == float(early["loss"])
+    assert float(early["loss"]) == pytest.approx(float(early["distortion_nats"]) + 4 * float(early["rate_nats"]))
+    importance = vae(importance_samples=3).eval()
+    found = validated(importance, stripes(24))
+    assert float(found["loss"]) == float(found["iwae_3_nats"])
+
+
+# ---- several batches in one step ----
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "settings", "words"),
+    [
+        ("optimal", {}, "likelihood=gaussian_optimal takes its variance .*trainer.accumulate=1, or choose likelihood=gaussian"),
+        ("learned", {"free_bits_nats": 0.5}, "model.free_bits_nats=0.5 takes its mean .*, or set model.free_bits_nats=0$"),
+    ],
+)
+def test_an_objective_of_the_whole_batch_is_not_accumulated(likelihood: str, settings: dict, words: str) -> None:
+    module = vae(Gaussian(likelihood), **settings)
+    module._trainer = SimpleNamespace(accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match=words) as error:
+        module.setup("fit")
+    assert "\n" not in str(error.value)
+    module._trainer.accumulate_grad_batches = 1
+    module.setup("fit")
+    linear = vae(Gaussian("learned"))
+    linear._trainer = SimpleNamespace(accumulate_grad_batches=2)
+    linear.setup("fit")

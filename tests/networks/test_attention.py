@@ -62,6 +62,31 @@ def test_attention_is_its_definition(context_dim: int | None, attend_self: bool,
     torch.testing.assert_close(layer(x, *text), by_hand(layer, x, *text), rtol=1e-6, atol=1e-6)
 
 
+def test_without_norms_and_with_biases_it_is_the_published_attention() -> None:
+    layer = randomised(Attention(DIM, context_dim=TEXT, head_dim=HEAD, bias=True, qk_norm=False))
+    assert layer.q_scale is None and all(p.bias is not None for p in (layer.to_q, layer.to_kv, layer.to_context_kv))
+    x, context, _ = inputs()
+    for b in range(B):
+        kv = torch.cat([layer.to_kv(x[b]), layer.to_context_kv(context[b, MASK[b]])])
+        q, (k, v) = layer.to_q(x[b]), kv.split(DIM, -1)
+        parts = [slice(first, first + HEAD) for first in range(0, DIM, HEAD)]
+        out = torch.cat([(q[:, p] @ k[:, p].T / math.sqrt(HEAD)).softmax(-1) @ v[:, p] for p in parts], -1)
+        torch.testing.assert_close(layer(x, context, MASK)[b], layer.to_out(out), rtol=1e-6, atol=1e-6)
+    plain = Attention(DIM, head_dim=HEAD)
+    assert plain.to_q.bias is None and plain.q_scale is not None
+
+
+def test_heads_may_be_wider_than_the_input() -> None:
+    layer = randomised(Attention(DIM, head_dim=HEAD, inner_dim=3 * HEAD, qk_norm=False))
+    x, _, _ = inputs()
+    q, (k, v) = layer.to_q(x), layer.to_kv(x).split(3 * HEAD, -1)
+    parts = [slice(first, first + HEAD) for first in range(0, 3 * HEAD, HEAD)]
+    out = torch.cat([(q[..., p] @ k[..., p].mT / math.sqrt(HEAD)).softmax(-1) @ v[..., p] for p in parts], -1)
+    torch.testing.assert_close(layer(x), layer.to_out(out), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="inner_dim=20 is not a multiple of head_dim=8"):
+        Attention(DIM, head_dim=HEAD, inner_dim=20)
+
+
 @pytest.mark.parametrize("positions", [4, 600])
 def test_both_ways_to_attend_are_softmax_attention(positions: int) -> None:
     """Short sequences go through plain products, long ones through torch's kernel."""

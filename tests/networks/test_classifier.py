@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from networks.classifier import Block, ConvClassifier
+from networks.classifier import ResidualBlock, ConvClassifier
 
 
 def net(**arguments) -> ConvClassifier:
@@ -48,7 +48,7 @@ def test_data_without_classes_is_refused() -> None:
 def test_a_block_is_its_formula_and_starts_as_its_skip() -> None:
     x = torch.randn(2, 8, 5, 5)
     for dim_out in (8, 16):
-        block = Block(8, dim_out)
+        block = ResidualBlock(8, dim_out)
         skip = x if dim_out == 8 else F.conv2d(x, block.skip.weight, block.skip.bias)
         assert torch.allclose(block(x), skip + block.conv_2.bias[:, None, None], atol=1e-6)
         torch.nn.init.normal_(block.conv_2.weight)

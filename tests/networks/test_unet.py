@@ -8,10 +8,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from networks.conditioners import LowresConditioner, TextConditioner, combine
 from networks.resample import UPSAMPLE_KINDS
 from networks.unet import ResBlock, UNet
 
-SMALL = dict(image_size=16, dim=16, dim_mults=(1, 2), num_res_blocks=1, attn_resolutions=(8,), head_dim=8, text_dim=12)
+SMALL = dict(image_size=16, dim=16, dim_mults=(1, 2), num_res_blocks=1, attn_resolutions=(8,), head_dim=8, tokens_dim=12)
+
+
+class Told(nn.Module):
+    """A net with conditioners of text and, with `lowres`, of a low-resolution image, called with what they read."""
+
+    def __init__(self, *, text_layers: int = 0, lowres: bool = False, **options) -> None:
+        super().__init__()
+        self.net = UNet(**options, cond_channels=3 if lowres else 0)
+        emb_dim = options.get("emb_dim") or 4 * options["dim"]
+        self.text = TextConditioner(12, options["tokens_dim"], emb_dim, num_layers=text_layers, head_dim=4)
+        self.lowres = LowresConditioner(emb_dim) if lowres else None
+
+    def told(self, text: Tensor, text_mask: Tensor, **lowres: Tensor) -> dict[str, Tensor]:
+        parts = [self.text({"text": text, "mask": text_mask})]
+        return combine(parts + ([self.lowres(lowres)] if self.lowres is not None else []))
+
+    def forward(self, x: Tensor, log_snr: Tensor, **cond: Tensor) -> Tensor:
+        return self.net(x, log_snr, **self.told(**cond))
 
 
 def inputs(batch: int = 3, size: int = 16, length: int = 5):
@@ -35,7 +54,7 @@ def waken(net: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("upsample", UPSAMPLE_KINDS)
 @pytest.mark.parametrize("fold", [1, 2])
 def test_every_variant_keeps_the_shape_and_uses_every_parameter(efficient, upsample, fold):
-    net = waken(UNet(**SMALL | dict(fold=fold, efficient=efficient, upsample=upsample, text_layers=1, attn_resolutions=(4, 8))))
+    net = waken(Told(**SMALL | dict(fold=fold, efficient=efficient, upsample=upsample, text_layers=1, attn_resolutions=(4, 8))))
     x, log_snr, cond = inputs()
     out = net(x, log_snr, **cond)
     assert out.shape == x.shape
@@ -46,11 +65,11 @@ def test_every_variant_keeps_the_shape_and_uses_every_parameter(efficient, upsam
 
 def test_starts_at_zero_so_that_the_first_prediction_is_the_mean():
     x, log_snr, cond = inputs()
-    assert not UNet(**SMALL)(x, log_snr, **cond).any()
+    assert not Told(**SMALL)(x, log_snr, **cond).any()
 
 
 def test_padding_tokens_change_nothing():
-    net = waken(UNet(**SMALL, text_layers=2)).eval()
+    net = waken(Told(**SMALL, text_layers=2)).eval()
     x, log_snr, cond = inputs()
     out = net(x, log_snr, **cond)
     longer = torch.cat([cond["text"], torch.full((3, 4, 12), 7.0)], dim=1)
@@ -59,7 +78,7 @@ def test_padding_tokens_change_nothing():
 
 
 def test_a_token_level_and_lowres_all_matter():
-    net = waken(UNet(**SMALL, lowres=True)).eval()
+    net = waken(Told(**SMALL, lowres=True)).eval()
     x, log_snr, cond = inputs()
     cond |= dict(lowres=torch.randn(3, 3, 16, 16), aug_level=torch.full((3,), 0.3))
     out = net(x, log_snr, **cond)
@@ -79,9 +98,9 @@ def test_a_token_level_and_lowres_all_matter():
 def test_order_of_the_tokens_matters_only_with_text_layers():
     x, log_snr, cond = inputs()
     turned = cond | dict(text=cond["text"].flip(1))
-    plain = waken(UNet(**SMALL)).eval()
+    plain = waken(Told(**SMALL)).eval()
     torch.testing.assert_close(plain(x, log_snr, **turned), plain(x, log_snr, **cond), rtol=1e-4, atol=1e-5)
-    refined = waken(UNet(**SMALL, text_layers=1)).eval()
+    refined = waken(Told(**SMALL, text_layers=1)).eval()
     assert (refined(x, log_snr, **turned) - refined(x, log_snr, **cond)).abs().max() > 1e-4
 
 
@@ -89,7 +108,9 @@ def test_errors_name_the_value():
     with pytest.raises(ValueError, match="image_size=18"):
         UNet(**SMALL | dict(image_size=18, fold=4))
     with pytest.raises(ValueError, match="15x16 pixels"):
-        UNet(**SMALL)(torch.zeros(1, 3, 15, 16), torch.zeros(1), **{k: v[:1] for k, v in inputs()[2].items()})
+        UNet(**SMALL)(torch.zeros(1, 3, 15, 16), torch.zeros(1))
+    with pytest.raises(ValueError, match="16x15 pixels"):
+        UNet(**SMALL)(torch.zeros(1, 3, 16, 15), torch.zeros(1))
 
 
 # ---- against a plain re-computation ----
@@ -123,13 +144,12 @@ def res_block(block: ResBlock, x: Tensor, emb: Tensor) -> Tensor:
     return h + (x if isinstance(block.skip, nn.Identity) else block.skip(x))
 
 
-def by_hand(net: UNet, x: Tensor, log_snr: Tensor, text: Tensor, text_mask: Tensor, **more: Tensor) -> Tensor:
+def by_hand(net: UNet, x: Tensor, log_snr: Tensor, told: dict[str, Tensor]) -> Tensor:
     """Down, middle, up, with each block's skip taken back in reverse order; 1/sqrt(2) on skips where efficient."""
     root = 1 / math.sqrt(2) if net.efficient else 1.0
-    context, pooled = net.text(text, text_mask)
-    emb = net.level_embedding(log_snr) + pooled
-    if more:
-        emb, x = emb + net.aug_embedding(more["aug_level"]), torch.cat([x, more["lowres"]], 1)
+    emb = net.level_embedding(log_snr) + told["vector"]
+    if "channels" in told:
+        x = torch.cat([x, told["channels"]], 1)
     emb, f = silu(emb), net.fold
     b, c, size, _ = x.shape
     x = x.view(b, c, size // f, f, size // f, f).permute(0, 1, 3, 5, 2, 4).reshape(b, c * f * f, size // f, size // f)
@@ -141,7 +161,7 @@ def by_hand(net: UNet, x: Tensor, log_snr: Tensor, text: Tensor, text_mask: Tens
             x = x + block.position
         if block.attention is not None:
             tokens = torch.stack([x[:, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])], 1)
-            tokens = block.attention.block(tokens, emb, context, text_mask)
+            tokens = block.attention.block(tokens, emb, told["tokens"], told["token_mask"])
             x = tokens.mT.reshape(x.shape)
         return x
 
@@ -168,7 +188,7 @@ def by_hand(net: UNet, x: Tensor, log_snr: Tensor, text: Tensor, text_mask: Tens
 @pytest.mark.parametrize("efficient", [False, True])
 def test_the_net_is_its_definition(efficient: bool, lowres: bool) -> None:
     net = randomised(
-        UNet(**SMALL | dict(dim=32, fold=2, attn_resolutions=(4, 2)), efficient=efficient, lowres=lowres, position=True,
+        Told(**SMALL | dict(dim=32, fold=2, attn_resolutions=(4, 2)), efficient=efficient, lowres=lowres, position=True,
              text_layers=1, mid_blocks=2)
     )  # fmt: skip
     x, log_snr, cond = inputs()
@@ -179,13 +199,13 @@ def test_the_net_is_its_definition(efficient: bool, lowres: bool) -> None:
     x, cond = x.double(), {k: v if v.dtype == torch.bool else v.double() for k, v in cond.items()}
     log_snr = torch.tensor([-19.0, 0.3, 12.0]).double()
     out = net(x, log_snr, **cond)
-    torch.testing.assert_close(out, by_hand(net, x, log_snr, **cond), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out, by_hand(net.net, x, log_snr, net.told(**cond)), rtol=1e-6, atol=1e-6)
     assert out.abs().mean() > 0.1
 
 
 def test_embeddings_have_the_range_of_what_they_embed() -> None:
-    net = UNet(**SMALL, lowres=True)
-    assert net.level_embedding.scale == 20 and net.aug_embedding.scale == 1
+    net = UNet(**SMALL)
+    assert net.level_embedding.scale == 20
     assert net.level_embedding.mlp[-1].out_features == 4 * 16
     assert UNet(**SMALL, emb_dim=24).level_embedding.mlp[-1].out_features == 24
 
@@ -199,19 +219,21 @@ def test_attention_stands_where_it_is_asked_for() -> None:
     assert [b.attention is not None for level in net.down for b in level["blocks"]] == [False, True, False]
     assert [b.attention is not None for level in net.up for b in level["blocks"]] == [False, True, False]
     assert net.mid[0].attention is None and all(b.position is None for b in blocks(net))
-    plain = UNet(**SMALL | dict(text_dim=None), attend_self=False)
+    plain = UNet(**SMALL | dict(tokens_dim=None), attend_self=False)
     assert all(b.attention is None for b in blocks(plain)), "there is nothing to attend to"
-    assert plain.text is None
+    alone = waken(UNet(**SMALL | dict(tokens_dim=None)))
+    assert any(b.attention is not None for b in blocks(alone)), "positions attend to each other"
+    assert alone(torch.randn(2, 3, 16, 16), torch.zeros(2)).abs().max() > 0
 
 
 def test_settings_reach_the_layers() -> None:
-    net = UNet(**SMALL, dropout=0.3, attend_self=False, ff_mult=2, text_layers=2, upsample="bilinear", mid_res=False, position=True)
+    net = UNet(**SMALL, dropout=0.3, attend_self=False, ff_mult=2, upsample="bilinear", mid_res=False, position=True)
     attending = [b.attention.block for b in blocks(net) if b.attention is not None]
     assert attending and all(a.attention.to_kv is None and a.ff[0].out_features == 2 * a.ff[0].in_features for a in attending)
     assert all(b.res.dropout.p == 0.3 for b in blocks(net)[:-1]) and net.mid[0].res is None
-    assert len(net.text.layers) == 2 and net.up[0]["grow"].kind == "bilinear" and net.mid[0].position.shape[-1] == 8
+    assert net.up[0]["grow"].kind == "bilinear" and net.mid[0].position.shape[-1] == 8
     default = UNet(**SMALL)
-    assert default.up[0]["grow"].kind == "repetition" and len(default.text.layers) == 0 and default.mid[0].res is not None
+    assert default.up[0]["grow"].kind == "repetition" and default.mid[0].res is not None
     assert all(b.res.dropout.p == 0 for b in blocks(default))
 
 
@@ -241,3 +263,24 @@ def test_every_branch_starts_at_zero_and_groups_hold_about_16_channels() -> None
 
 def test_an_efficient_net_shrinks_before_its_first_blocks() -> None:
     assert "shrink" in UNet(**SMALL, efficient=True).down[0] and "shrink" not in UNet(**SMALL).down[0]
+
+
+def test_a_net_knows_vectors_tokens_and_channels() -> None:
+    net = waken(UNet(**SMALL, cond_channels=2)).eval()
+    g = torch.Generator().manual_seed(4)
+    x, log_snr = torch.randn(2, 3, 16, 16, generator=g), torch.zeros(2)
+    told = {"tokens": torch.randn(2, 3, 12, generator=g), "channels": torch.randn(2, 2, 16, 16, generator=g)}
+    assert net.cond_channels == 2 and net.tokens_dim == 12 and net.stem.in_channels == 5
+    out = net(x, log_snr, **told)
+    torch.testing.assert_close(net(x, log_snr, **told, vector=torch.zeros(2, 64)), out)
+    for change in ({"vector": torch.ones(2, 64)}, {"tokens": -told["tokens"]}, {"channels": -told["channels"]}):
+        assert (net(x, log_snr, **told | change) - out).abs().max() > 1e-3, list(change)
+    masked = net(x, log_snr, **told, token_mask=torch.tensor([[True, True, False]] * 2))
+    two = net(x, log_snr, **told | {"tokens": told["tokens"][:, :2]})
+    torch.testing.assert_close(masked, two, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_has_as_many_channels_as_asked_for() -> None:
+    x = torch.zeros(1, 3, 16, 16)
+    assert UNet(**SMALL | dict(fold=2, tokens_dim=None), out_channels=6)(x, torch.zeros(1)).shape == (1, 6, 16, 16)
+    assert UNet(**SMALL | dict(channels=1, tokens_dim=None))(x[:, :1], torch.zeros(1)).shape == (1, 1, 16, 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions
 
-from evaluators.likelihood import bits_per_dim
+from evaluation.metrics.likelihood import bits_per_dim
 from objectives.pixels import (
     Bernoulli,
     ContinuousBernoulli,

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from objectives.univariate import LOG_SCALE_RANGE, draw_level, inner, langevin, level_mean, levels, log_level, log_sinhc
+from objectives.univariate import (
+    LOG_SCALE_RANGE, draw_level, inside_unit_interval, langevin, level_mean, levels, log_level, log_sinhc,
+)  # fmt: skip
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 MEANS = (-1e4, -3.0, -1.0, -0.3, 0.0, 1 / 255, 0.77, 1.0, 50.0)
@@ -99,5 +101,5 @@ def test_langevin_is_the_gradient_of_log_sinhc(dtype):
 
 
 def test_noise_is_kept_off_its_ends():
-    ends = inner(torch.tensor([0.0, 1.0]))
+    ends = inside_unit_interval(torch.tensor([0.0, 1.0]))
     assert torch.special.ndtri(ends).isfinite().all() and torch.logit(ends).isfinite().all()

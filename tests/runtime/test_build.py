@@ -22,19 +22,19 @@ from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 
 # Names that have no business in a stranger's file. The first ones ran a shell command, or wrote a file, once.
 HOSTILE_NAMES: list[Any] = [
-    "evaluators.results.write_atomically", "networks.text.open_clip.locate_checkpoint",
-    "torch.nn.attention._fa3._fa3_import_module", "evaluators.card.Card.save", "evaluators.card.Card",
+    "evaluation.output.write_atomically", "networks.text.open_clip.locate_checkpoint",
+    "torch.nn.attention._fa3._fa3_import_module", "evaluation.metrics.card.Card.save", "evaluation.metrics.card.Card",
     "datamodules.class_files.download", "datamodules.class_files.load", "datamodules.class_files.read_pickle",
-    "files.write_text", "files.write_json", "files.read_bytes", "evaluators.results.write_report",
-    "evaluators.results.write_result", "evaluators.samples.SampleStore", "evaluators.feature_cache.FeatureCache",
+    "files.write_text", "files.write_json", "files.read_bytes", "evaluation.output.write_report",
+    "evaluation.output.write_result", "evaluation.sample_store.SampleStore", "evaluation.extractors.feature_cache.FeatureCache",
     "networks.text.store.EmbeddingStore", "networks.text.store.write_at", "networks.text.hub.locate",
-    "networks.text.hub.wanted_files", "evaluators.extractors.weights.find_weights", "evaluators.folder.read_folder",
-    "evaluators.extractors.inception.load_inception", "callbacks.film.write_film", "datamodules.manifest.build_manifest",
+    "networks.text.hub.wanted_files", "evaluation.extractors.weights.find_weights", "evaluation.image_files.read_folder",
+    "evaluation.extractors.inception.load_inception", "callbacks.film.write_film", "datamodules.manifest.build_manifest",
     "datamodules.check.main", "scenes.contact_sheet.main", "scenes.contact_sheet", "runtime.export.export",
     "runtime.checkpoint.start_from", "runtime.run_dir.sweep", "runtime.run_dir.point_latest", "runtime.cli.sweep",
     "runtime.checkpoint_io.read", "runtime.checkpoint_io.sha256", "runtime.build.instantiate", "runtime.places.remember",
     "runtime.checkpoint.os.system", "datamodules.decode.Image.open", "networks.text.cache.os.remove",
-    "networks.text.cache.Path.unlink", "evaluators.clip.logging.Logger", "diffusion.samplers.torch.load",
+    "networks.text.cache.Path.unlink", "evaluation.extractors.clip_towers.logging.Logger", "diffusion.samplers.torch.load",
     "os.system", "os.popen", "posix.system", "subprocess.Popen", "subprocess.run", "shutil.rmtree", "builtins.eval",
     "builtins.exec", "builtins.open", "builtins.__import__", "importlib.import_module", "runpy.run_path", "pickle.loads",
     "pathlib.Path", "pathlib.Path.unlink", "torch.load", "torch.save", "torch.hub.load", "torch.jit.load",
@@ -49,9 +49,9 @@ HOSTILE_NAMES: list[Any] = [
     "networks.unet.UNet.forward", "networks.unet.UNet.__init__", "networks.unet.UNet.__class__", "networks.unet.Tensor",
     "networks.unet.torch", "networks.unet.nn.Linear", "networks.unet.Attention", "lightning_modules.imagen.DiffusionStage",
     "lightning_modules.base.seed_everything", "lightning_modules.base.pl.LightningModule", "diffusion.samplers.Step",
-    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.make_denoiser",
-    "diffusion.random.keyed_generators", "evaluators.features.file_sha256", "evaluators.features.Frozen",
-    "evaluators.text._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
+    "diffusion.samplers._times", "diffusion.schedules.zero_terminal_snr", "diffusion.denoiser.full_precision",
+    "rng.keyed.keyed_generators", "evaluation.extractors.base.file_sha256", "evaluation.extractors.base.Frozen",
+    "evaluation.metrics.clip_score._TextImage", "callbacks.samples.captioned_grid", "optimizers.schedules.math.exp", "optimizers.muon.torch",
     "networks.text.base.TextEncoder", "networks..unet.UNet", ".networks.unet.UNet", "networks.unet.UNet.", "networks/unet.UNet",
     "networks.unet.UNet\n", " networks.unet.UNet", "networks.unet.\u0055\u0301Net", "../networks.unet.UNet", "networks.unet:UNet",
     "NETWORKS.unet.UNet", "networks.no_such_file.Net", "networks.text", "networks." + "a." * 500 + "B", "", ".", "a" * 10**5,
@@ -80,7 +80,7 @@ HOSTILE_NODES: dict[str, Any] = {
     "a checkpoint bound": {"_target_": "runtime.checkpoint.load_module", "_partial_": True, "ckpt": "imagen-scenes"},
     "a datamodule in part": {"_target_": "datamodules.points.PointsDataModule", "_partial_": True},
     "a callback in part": {"_target_": "callbacks.samples.SampleGrid", "_partial_": True},
-    "an extractor in part": {"_target_": "evaluators.extractors.lite0.EfficientNetLite0", "_partial_": True},
+    "an extractor in part": {"_target_": "evaluation.extractors.lite0.EfficientNetLite0", "_partial_": True},
     "text that is resolved twice": {**UNET, "upsample": "${oc.env:HOME_SECRET}"},
     "a name that is resolved twice": {**UNET, "_target_": "${oc.env:HOME_SECRET}"},
     "too wide": {**UNET, "dim": 10**7},
@@ -122,7 +122,7 @@ def test_a_foreign_node_is_refused_in_one_line(what: str, canary: Canary) -> Non
 def test_the_gadget_that_ran_a_shell_command_is_refused(canary: Canary) -> None:  # noqa: F811
     """Word for word: a function of ours writes a module, then torch imports it."""
     write = {
-        "_target_": "evaluators.results.write_atomically",
+        "_target_": "evaluation.output.write_atomically",
         "path": {"_target_": "networks.text.open_clip.locate_checkpoint", "name": "x", "pretrained": str(canary.victim)},
         "text": f"open({str(canary.fired)!r}, 'w')",
     }
@@ -192,35 +192,51 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 REACHABLE = """
 callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.metrics_log.MetricsLog
 callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.SampleGrid callbacks.stop.Stop
-callbacks.validate.Validate
-datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
+callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
+datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule
 datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ddim diffusion.samplers.ddpm diffusion.samplers.dpmpp_2m diffusion.samplers.heun
-diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
-diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
-evaluators.alignment.SceneAlignment evaluators.checkerboard.Checkerboard evaluators.class_accuracy.ClassAccuracy
-evaluators.clip.CLIP evaluators.extractors.classifier.Classifier evaluators.extractors.dinov2.DINOv2
-evaluators.extractors.inception.InceptionV3 evaluators.extractors.lite0.EfficientNetLite0
-evaluators.extractors.open_clip.OpenCLIP evaluators.frechet.FrechetDistance evaluators.frechet.FrechetInfinity
-evaluators.inception_score.InceptionScore evaluators.kernel.CMMD evaluators.kernel.KernelDistance
-evaluators.likelihood.Likelihood evaluators.memorisation.Memorisation evaluators.modes.ModeCoverage evaluators.prdc.PRDC
-evaluators.reconstruction.Lpips evaluators.reconstruction.Reconstruction evaluators.sliced.SlicedWasserstein
-evaluators.stacked.StackedModes evaluators.text.CLIPScore evaluators.text.RPrecision
-lightning_modules.autoencoder.Autoencoder lightning_modules.base.GenerativeModule lightning_modules.classifier.Classifier
-lightning_modules.gan.GAN lightning_modules.imagen.Imagen lightning_modules.stage.DiffusionStage lightning_modules.vae.VAE
-networks.attention.Attention networks.attention.TransformerBlock networks.autoencoder.ConvDecoder
-networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.Block
-networks.classifier.ConvClassifier networks.conditioning.LevelEmbedding networks.conditioning.TextConditioner
-networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator networks.gan.DCGANGenerator
-networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator networks.gan.ProjectionHead
-networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator networks.gan_residual.DownBlock
-networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator networks.gan_residual.UpBlock
-networks.resample.Upsample networks.text.bag_of_words.BagOfWords networks.text.cache.CachedTextEncoder
-networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM networks.text.open_clip.OpenCLIPText
-networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer networks.unet.UNet
-objectives.pixels.Bernoulli objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic
-objectives.pixels.DiscretizedLogisticMixture objectives.pixels.Gaussian objectives.pixels.PixelLikelihood
-optimizers.muon.Muon optimizers.schedules.WarmupDecay
+diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
+diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
+diffusion.samplers.repaint.repaint diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule
+diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule
+diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes diffusion.times.LogitNormalTimes
+diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes
+evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.clip_towers.CLIP
+evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
+evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP
+evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard
+evaluation.metrics.class_accuracy.ClassAccuracy evaluation.metrics.clip_score.CLIPScore
+evaluation.metrics.clip_score.RPrecision evaluation.metrics.frechet.FrechetDistance
+evaluation.metrics.frechet.FrechetInfinity evaluation.metrics.inception_score.InceptionScore
+evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.KernelDistance
+evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation
+evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC evaluation.metrics.reconstruction.Lpips
+evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
+evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
+lightning_modules.base.GenerativeModule lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
+lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN lightning_modules.imagen.Imagen
+lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents lightning_modules.spaces.Pixels
+lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage lightning_modules.super_resolution.LowResolution
+lightning_modules.vae.VAE networks.attention.Attention networks.attention.TransformerBlock
+networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder
+networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier networks.classifier.ResidualBlock
+networks.conditioners.AugmentConditioner networks.conditioners.Conditioner
+networks.conditioners.ImageEmbeddingConditioner networks.conditioners.LabelConditioner
+networks.conditioners.LevelEmbedding networks.conditioners.LowresConditioner networks.conditioners.TextConditioner
+networks.dit.DiT networks.dit.DiTBlock networks.efficient_unet.DownLevel networks.efficient_unet.EfficientUNet
+networks.efficient_unet.Level networks.efficient_unet.ResBlock networks.efficient_unet.UpLevel
+networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.DCGANDiscriminator
+networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
+networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
+networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
+networks.gan_residual.UpBlock networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
+networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
+networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
+networks.unet_ddpm.ResBlock networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
+networks.vector_net.VectorBlock networks.vector_net.VectorNet objectives.pixels.Bernoulli
+objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic objectives.pixels.DiscretizedLogisticMixture
+objectives.pixels.Gaussian objectives.pixels.PixelLikelihood optimizers.muon.Muon optimizers.schedules.WarmupDecay
 """
 REACHABLE_OUTSIDE = """
 runtime.checkpoint.load_module runtime.wandb.WandbLogger torch.optim.Adafactor torch.optim.Adagrad torch.optim.Adam

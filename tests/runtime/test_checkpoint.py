@@ -203,9 +203,10 @@ def test_a_model_larger_than_its_weights_is_refused_before_it_is_built(trained: 
 def test_a_foreign_text_encoder_needs_the_users_word(tmp_path: Path, canary: Canary) -> None:  # noqa: F811
     """The refusal says what to type; with it, the encoder is looked for."""
     model = {"_target_": "lightning_modules.imagen.Imagen", "text_encoder": {"_target_": "networks.text.HuggingFaceText", "model_id": "evil/x"}}
-    net = {"_target_": "networks.unet.UNet", "image_size": 8, "dim": 8, "dim_mults": [1], "attn_resolutions": [], "text_dim": 8}
+    net = {"_target_": "networks.unet.UNet", "image_size": 8, "dim": 8, "dim_mults": [1], "attn_resolutions": [], "tokens_dim": 8}
     model["stages"] = {"base": {
-        "_target_": "lightning_modules.stage.DiffusionStage", "image_size": 8, "net": net,
+        "_target_": "lightning_modules.stage.DiffusionStage", "net": net,
+        "space": {"_target_": "lightning_modules.spaces.Pixels", "image_size": 8},
         "schedule": {"_target_": "diffusion.schedules.CosineSchedule"}, "sampler": {"_target_": "diffusion.samplers.ddim", "_partial_": True},
     }}  # fmt: skip
     counters = dict.fromkeys(("batches_seen", "optimizer_steps", "images_seen"), 1)

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import runtime.checkpoint
+from contracts import Request
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
 from runtime.config import REPO
@@ -150,7 +151,7 @@ def test_an_exported_model_samples_like_the_run(trained: Path, exported: Path, m
     assert sorted(p.name for p in exported.iterdir()) == ["card.json", "config.yaml", "model.safetensors"]
     module, _, info = load_module("toy")
     original, _, _ = load_module(trained)
-    a, b = (m.sample(["x", "yy"], seeds=[1, 2]) for m in (module, original))
+    a, b = (m.sample(Request(2, texts=["x", "yy"]), seeds=[1, 2]) for m in (module, original))
     assert (a - b).abs().max() < 2e-3
     assert info["images_seen"] == 24 and info["weights"] == "ema, float16"
     assert str(trained) not in (exported / "config.yaml").read_text()

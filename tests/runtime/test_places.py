@@ -16,7 +16,7 @@ from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 DATA = "datamodules.captions.CaptionsDataModule"
 GRID = "callbacks.samples.SampleGrid"
 T5 = "networks.text.HuggingFaceText"
-CLIP = "evaluators.clip.CLIP"
+CLIP = "evaluation.extractors.clip_towers.CLIP"
 
 HOSTILE: dict[str, dict[str, Any]] = {
     "a folder of the system": {"_target_": DATA, "root": "/nowhere/etc"},
@@ -28,19 +28,19 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a zero byte": {"_target_": DATA, "root": "a\0b"},
     "a captions file": {"_target_": DATA, "root": f"{REPO}/.cache", "annotations": "/nowhere/etc/passwd"},
     "a cache elsewhere": {"_target_": "networks.text.CachedTextEncoder", "cache_dir": "/nowhere/tmp/x"},
-    "features that are deleted": {"_target_": "evaluators.extractors.lite0.EfficientNetLite0", "cache_dir": "/nowhere/home"},
+    "features that are deleted": {"_target_": "evaluation.extractors.lite0.EfficientNetLite0", "cache_dir": "/nowhere/home"},
     "grids elsewhere": {"_target_": GRID, "dir": "/nowhere/tmp/x"},
     "grids in the cache": {"_target_": GRID, "dir": f"{REPO}/.cache/x"},
     "grids in the run itself": {"_target_": GRID, "dir": "RUN"},
     "grids above the run": {"_target_": GRID, "dir": "RUN/../x"},
     "checkpoints elsewhere": {"_target_": "callbacks.checkpoint.Checkpoint", "dir": f"{REPO}/runs"},
     "W&B elsewhere": {"_target_": "runtime.wandb.WandbLogger", "dir": "/nowhere/tmp/x"},
-    "weights": {"_target_": "evaluators.extractors.inception.InceptionV3", "weights": "/nowhere/tmp/x.pth"},
-    "a backbone": {"_target_": "evaluators.reconstruction.Lpips", "backbone": "/nowhere/tmp/x.pth"},
-    "a classifier elsewhere": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "/nowhere/tmp/x.ckpt"},
-    "a classifier above": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "../x.ckpt"},
-    "a classifier at home": {"_target_": "evaluators.extractors.classifier.Classifier", "ckpt": "~" + "/x.ckpt"},
-    "a download": {"_target_": "evaluators.extractors.inception.InceptionV3", "allow_download": True},
+    "weights": {"_target_": "evaluation.extractors.inception.InceptionV3", "weights": "/nowhere/tmp/x.pth"},
+    "a backbone": {"_target_": "evaluation.metrics.reconstruction.Lpips", "backbone": "/nowhere/tmp/x.pth"},
+    "a classifier elsewhere": {"_target_": "evaluation.extractors.classifier.ClassifierFeatures", "ckpt": "/nowhere/tmp/x.ckpt"},
+    "a classifier above": {"_target_": "evaluation.extractors.classifier.ClassifierFeatures", "ckpt": "../x.ckpt"},
+    "a classifier at home": {"_target_": "evaluation.extractors.classifier.ClassifierFeatures", "ckpt": "~" + "/x.ckpt"},
+    "a download": {"_target_": "evaluation.extractors.inception.InceptionV3", "allow_download": True},
     "a text encoder of the hub": {"_target_": T5, "model_id": "evil/remote-code"},
     "a text encoder on disk": {"_target_": T5, "model_id": "/nowhere/tmp/t5"},
     "a text encoder above": {"_target_": T5, "model_id": "../t5"},
@@ -49,7 +49,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a CLIP by its long name": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "hf-hub:evil/clip"},
     "a CLIP's file": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "ViT-B-32", "pretrained": "/nowhere/tmp/x.pt"},
     "a CLIP on disk": {"_target_": "networks.text.open_clip.OpenCLIPText", "name": "local-dir:x"},
-    "an extractor of the hub": {"_target_": "evaluators.extractors.dinov2.DINOv2", "model": "hf_hub:evil/dinov2"},
+    "an extractor of the hub": {"_target_": "evaluation.extractors.dinov2.DINOv2", "model": "hf_hub:evil/dinov2"},
     "a CLIP that judges": {"_target_": CLIP, "model": "local-dir:/nowhere/x"},
     "a place in a list": {"x": [{"_target_": DATA, "root": ["/nowhere/etc"]}]},
     "a place of a class to come": {"_target_": "datamodules.new.New", "image_folder": "/nowhere/etc"},

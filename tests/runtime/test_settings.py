@@ -99,7 +99,7 @@ class Cascade:
 
     stages = {"base": None, "up": None}
 
-    def sample(self, conditions: Any, *, seeds: Any, guidance_scale: float | dict[str, float] | None = None,
+    def sample(self, request: Any, *, seeds: Any, guidance_scale: float | dict[str, float] | None = None,
                num_steps: int | None = None) -> None: ...  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def checkpoint(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_local_checkpoint_equals_open_clip(tiny: str, checkpoint: Path) -> None:
     import open_clip
 
-    encoder = OpenCLIPText(tiny, str(checkpoint))
+    encoder = OpenCLIPText(tiny, str(checkpoint), layer=-1)
     out = encoder.encode(CAPTIONS)
     model = open_clip.create_model(tiny, pretrained=str(checkpoint)).eval()
     tokens = open_clip.get_tokenizer(tiny)(CAPTIONS)
@@ -55,12 +55,38 @@ def test_local_checkpoint_equals_open_clip(tiny: str, checkpoint: Path) -> None:
 
 
 def test_penultimate_layer_changes_the_tokens_only(tiny: str, checkpoint: Path) -> None:
-    last, before = (OpenCLIPText(tiny, str(checkpoint), layer=layer) for layer in (-1, -2))
+    last, before = OpenCLIPText(tiny, str(checkpoint), layer=-1), OpenCLIPText(tiny, str(checkpoint))
     a, b = last.encode(CAPTIONS), before.encode(CAPTIONS)
     assert torch.equal(a.pooled, b.pooled) and not torch.allclose(a.embeds, b.embeds, atol=1e-3)
     assert last.id != before.id and last.revision == before.revision
     with pytest.raises(ValueError, match="has 3 layers"):
         OpenCLIPText(tiny, str(checkpoint), layer=-4).encode(["a"])
+
+
+def test_default_layer_is_open_clips_penultimate_one_with_its_final_norm(tiny: str, checkpoint: Path) -> None:
+    import open_clip
+
+    model = open_clip.create_model(tiny, pretrained=str(checkpoint)).eval()
+    with torch.no_grad():  # as initialised, the final norm has weight 1 and bias 0, and a block changes little
+        model.ln_final.weight.copy_(torch.linspace(0.5, 2, 16)), model.ln_final.bias.fill_(0.3)
+    tokens = open_clip.get_tokenizer(tiny)(CAPTIONS)
+    encoder = OpenCLIPText(tiny, str(checkpoint))
+    encoder.loaded[1].ln_final.load_state_dict(model.ln_final.state_dict())
+    out = encoder.encode(CAPTIONS)
+    seen = []
+    model.transformer.resblocks[1].register_forward_hook(  # the second of three
+        lambda block, inputs, output: seen.append(output)
+    )
+    with torch.no_grad():
+        model.encode_text(tokens)
+        expected = model.ln_final(seen[0])[:, : out.mask.shape[1]]
+    torch.testing.assert_close(out.embeds[out.mask], expected[out.mask], atol=1e-5, rtol=0)
+
+
+def test_the_layer_is_part_of_the_identity(tiny: str, checkpoint: Path) -> None:
+    ids = [OpenCLIPText(tiny, str(checkpoint), layer=layer).id for layer in (-1, -2, -3)]
+    assert ids == [f"open_clip/tiny-clip/tiny.pt{suffix}" for suffix in ("", "[layer=-2]", "[layer=-3]")]
+    assert OpenCLIPText(tiny, str(checkpoint)).id == ids[1]
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(tiny: str) -> None:

@@ -1,0 +1,1 @@
+"""Pictures of samples for people: grids, and sheets that show a space of latents."""

@@ -1,0 +1,334 @@
+"""The page: complete, escaped, self-contained, comparable things only, and readable on a phone."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.report import FinishedEvaluation, render
+from evaluation.report.alignment import difference, product_of_skills
+from evaluation.report.html_parts import models_of
+from evaluation.report.sample_pictures import BUDGET, blocks
+from tests.evaluation.results_on_disk import write_result
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+class Reader(HTMLParser):
+    """Walks a page; fails on a closing tag that closes another element, collects what the tests ask for."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict]] = []
+        self.tags: list[tuple[str, dict, list[tuple[str, dict]]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs), list(self.open)))
+        if tag not in {"meta", "img", "br", "wbr"}:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs), list(self.open)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if not any(tag in ("style", "script") for tag, _ in self.open):
+            self.text += f" {data}"
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs, _ in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[FinishedEvaluation]:
+    root = tmp_path_factory.mktemp("results")
+    return [
+        write_result(root, "alpha", wrong=0.3, n=8),
+        write_result(root, "beta <b>&\"'", wrong=0.6, blur=1.0, n=8, family="beta", seed=1),
+        write_result(
+            root, "gamma", wrong=0.5, n=8, splits=("iid",), seed=2, guided=False, prompted=False, likelihood=True
+        ),
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(results: list[FinishedEvaluation]) -> str:
+    return render(results)
+
+
+def changed(result: FinishedEvaluation, **entries: object) -> FinishedEvaluation:
+    return FinishedEvaluation(copy.deepcopy(result.data) | entries, result.folder)
+
+
+def section(page: str, title: str) -> str:
+    """The text of one section, as a reader sees it."""
+    found = re.search(rf"<h2>{re.escape(title)}</h2>(.*?)</section>", page, re.DOTALL)
+    assert found, f"no section {title}"
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found.group(1)))
+
+
+def rows_of(html: str) -> list[list[str]]:
+    """Cells of every row, without their tags."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [re.sub(r"<[^>]+>", " ", c).strip() for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+        for row in rows
+    ]
+
+
+def test_the_page_is_well_formed_and_stands_alone(page: str) -> None:
+    reader = Reader(page)
+    assert reader.open == []
+    addresses = [a[k] for _, a, _ in reader.tags for k in ("src", "href") if k in a]
+    assert addresses and all(re.match(r"data:|#", address) for address in addresses)
+    anchors = {a["id"] for a in reader.all("section")}
+    assert {a[1:] for a in addresses if a.startswith("#")} == anchors
+    assert not re.search(r"@import|url\(|<link|<iframe|https?://", page)
+    assert "beta &lt;b&gt;&amp;" in page and "beta <b>" not in page
+
+
+def test_everything_can_be_read_without_seeing_it(page: str) -> None:
+    reader = Reader(page)
+    images = reader.all("img")
+    assert len(images) > 40 and all(image["alt"].strip() for image in images)
+    charts = [a for a in reader.all("svg") if a.get("aria-hidden") != "true"]
+    assert len(charts) > 10 and all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    for chart in re.findall(r"<figure>.*?</figure>", page, re.DOTALL):
+        if "<svg viewBox" in chart and "by split" not in chart:
+            assert "<details><summary>numbers</summary>" in chart
+    for html in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        assert '<th scope="col"' in html and '<th scope="row"' in html
+
+
+def test_nothing_wide_stands_outside_a_scrolling_box(page: str) -> None:
+    reader = Reader(page)
+    for tag, attrs, around in reader.tags:
+        if tag == "table":
+            assert any(a.get("class") == "scroll" for _, a in around)
+        if tag == "img":
+            assert int(attrs["width"]) <= 320
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    for rule in ("img{", "svg:not(.key){"):
+        assert "max-width:100%" in style.split(rule)[1].split("}")[0]
+    assert "overflow-x:auto" in style.split("\n.scroll{")[1].split("}")[0]
+
+
+def test_the_scoreboard_has_floor_models_and_controls(page: str) -> None:
+    board = re.search(r"<table class=\"board sortable\">.*?</table>", page, re.DOTALL).group(0)
+    rows = rows_of(board)
+    firsts = [row[0].split("&nbsp;")[-1] for row in rows[2:]]
+    assert firsts == ["real images", "alpha", "beta &lt;b&gt;&amp;&quot;&#x27;", "gamma", "chance", "noise"]
+    head = [cell.split()[0].replace("_", "") for cell in rows[1][1:]]
+    groups = [cell for cell in rows[0] if cell]
+    assert groups == ["Quality", "Diversity", "Alignment", "Likelihood", "Memorisation", "Cost"]
+    assert "exact" in head and all(re.search(r"[↑↓]", cell) for cell in rows[1][1:])
+    alpha, gamma = rows[3], rows[5]
+    exact = head.index("exact") + 1
+    assert re.match(r"[\d.]+%", alpha[exact]) and gamma[exact] == "–"
+    best = re.findall(r"<b>([^<]*)</b>", board)
+    assert "634.4" in alpha[1] and "634.4" in best and not any(v in best for v in re.findall(r"[\d.]+", rows[4][1])[:1])
+
+
+def test_values_of_different_protocols_have_columns_of_their_own(results: list[FinishedEvaluation]) -> None:
+    other = copy.deepcopy(results[1].data)
+    row = other["splits"]["iid"]["metrics"]["fd_efficientnet_lite0"]
+    row |= {"protocol_id": "bbbb1111", "protocol": row["protocol"] | {"resize": "nearest 32"}}
+    page = render([results[0], FinishedEvaluation(other, results[1].folder)])
+    board = rows_of(re.search(r"<table class=\"board\">.*?</table>", page, re.DOTALL).group(0))
+    fds = [i for i, cell in enumerate(board[1]) if cell.replace(" ", "").startswith("fd_efficientnet_lite0")]
+    assert len(fds) == 2
+    for row, there in ((board[3], fds[0]), (board[4], fds[1])):
+        assert [row[i] != "–" for i in fds] == [i == there for i in fds]
+    assert "protocol resize: bicubic 64 and nearest 32" in section(page, "Scoreboard")
+    assert (
+        "<b>" not in re.search(r"<table class=\"board\">.*?</table>", page, re.DOTALL).group(0).split("634.4")[0][-4:]
+    )
+
+
+def test_sweeps_of_different_protocols_share_no_chart(results: list[FinishedEvaluation]) -> None:
+    title = "exact against guidance scale (iid)"
+    assert render(results).count(f">{title}<") == 1
+    other = changed(results[1])
+    other.data["splits"]["iid"]["metrics"]["exact"]["protocol_id"] = "bbbb1111"
+    assert render([results[0], other]).count(f">{title}<") == 2
+
+
+def test_the_header_says_what_was_not_computed_and_where(results: list[FinishedEvaluation], page: str) -> None:
+    header = re.search(r"<header>.*?</header>", page, re.DOTALL).group(0)
+    assert "<b>fid</b>: not computed: no Inception weights here" in header
+    assert "<b>exact</b> (gamma): not computed: needs specs" in header
+    assert "▲ 2 not computed" in header
+
+
+def test_grids_show_the_same_prompts_with_the_real_image_on_top(results: list[FinishedEvaluation], page: str) -> None:
+    grid = re.search(r"<h3>iid</h3>(<div class=\"grid\">.*?)<h3>", page, re.DOTALL).group(1)
+    alts = re.findall(r'alt="([^"]*)"', grid)
+    caption = results[0].splits["iid"]["captions"][0].replace('"', "&quot;")
+    assert alts[:3] == [
+        f"real image for: {caption}",
+        f"alpha, prompt: {caption}",
+        f"beta &lt;b&gt;&amp;&quot;&#x27;, prompt: {caption}",
+    ]
+    assert len(alts) == 4 * 8 and "gamma, not asked" in re.sub(r"<[^>]+>", "", grid).replace("&nbsp;", "")
+    assert "seed 1000037" in grid
+
+
+def test_models_with_other_prompts_have_a_grid_of_their_own(results: list[FinishedEvaluation]) -> None:
+    other = changed(results[1])
+    other.data["splits"]["iid"]["captions"] = ["something else"] * 8
+    models = models_of([results[0], other])
+    assert [len(block.models) for block in blocks(models)] == [1, 1, 2]
+    assert [block.split for block in blocks(models)] == ["iid", "iid", "combo"]
+
+
+def test_models_without_prompts_join_the_grid_of_their_data(results: list[FinishedEvaluation]) -> None:
+    def on(result: FinishedEvaluation, name: str) -> FinishedEvaluation:
+        return changed(result, data={"name": name})
+
+    together = blocks(models_of([on(results[2], "scenes"), on(results[0], "scenes")]))
+    apart = blocks(models_of([on(results[2], "other"), on(results[0], "scenes")]))
+    assert [[m.name for m in block.models] for block in together if block.split == "iid"] == [["gamma", "alpha"]]
+    assert [[m.name for m in block.models] for block in apart if block.split == "iid"] == [["alpha"], ["gamma"]]
+
+
+def test_sections_without_data_are_absent(results: list[FinishedEvaluation]) -> None:
+    splits = {
+        "iid": {"n": 4, "samples": None, "captions": None, "seeds": None, "metrics": {}, "not_computed": {"fid": "no"}}
+    }
+    page = render([changed(results[0], splits=splits, sweeps=[], cost={}, notes=[])])
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["How to reproduce"]
+    assert "<b>fid</b>: not computed: no" in page
+    with pytest.raises(ValueError, match="at least one result"):
+        render([])
+
+
+def test_every_section_of_the_specification_is_there(page: str) -> None:
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [
+        "Scoreboard", "Samples", "Quality against guidance", "Quality against network evaluations", "Alignment",
+        "Distances and the number of images", "Memorisation", "Likelihood", "Cost", "How to read these numbers",
+        "How to reproduce",
+    ]  # fmt: skip
+    for title, text in {
+        "Alignment": ("Seen against held out", "Product of skills", "Asked and found", "Verdicts image by image"),
+        "Samples": ("Failures", "lowest mean"),
+        "Memorisation": ("Closest pairs", "distance: features 0.2, pixels 4"),
+        "Likelihood": ("bound upper", "2.81"),
+        "Cost": ("6,960,000", "Quality against time"),
+        "Distances and the number of images": ("∞ (fit, R² = 0.9991)",),
+        "Quality against network evaluations": ("Samplers", "dpmpp_2m"),
+    }.items():
+        assert all(part in section(page, title) for part in text), title
+
+
+def test_no_family_is_named_in_the_code() -> None:
+    texts = [path.read_text() for path in Path(render.__code__.co_filename).parent.glob("*.py")]
+    assert len(texts) > 8
+    for name in ("imagen", "dalle", "glide", "vqgan", "ddpm", "vae", "scenes"):
+        assert not any(re.search(rf"\b{name}\b", text, re.IGNORECASE) for text in texts), name
+
+
+def test_the_numbers_come_along_as_json(page: str) -> None:
+    address = re.search(r'href="data:application/json;base64,([^"]+)"', page).group(1)
+    data = json.loads(base64.b64decode(address))
+    assert [one["name"] for one in data] == ["alpha", "beta <b>&\"'", "gamma"]
+    assert data[0]["splits"]["iid"]["metrics"]["exact"]["n"] == 8
+    assert "data:image" not in json.dumps(data)
+
+
+def test_a_page_of_many_large_images_stays_small(tmp_path: Path) -> None:
+    splits, noise = ("a", "b", "c"), np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    results = []
+    for name in ("one", "two", "three"):
+        for split in splits:
+            for kind in ("samples", "real"):
+                folder = tmp_path / name / kind / f"{split}-0"
+                folder.mkdir(parents=True)
+                for i in range(24):
+                    (folder / f"{i:05d}.png").hardlink_to(tmp_path / "noise.png")
+        entry = {"n": 24, "captions": None, "labels": [0] * 24, "seeds": None, "metrics": {}, "not_computed": {}}
+        data = {"schema": 2, "name": name, "splits": {s: entry | {"samples": f"samples/{s}-0"} for s in splits}}
+        results.append(FinishedEvaluation(data, tmp_path / name))
+    page = render(results)
+    assert len(page) < BUDGET + 100_000 and "shown reduced" in page and page.count("<img") >= 3 * 4 * 2
+
+
+def test_a_gap_has_newcombes_interval() -> None:
+    # Newcombe 1998, table II, example (a), method 10: 56 of 70 against 48 of 80.
+    def share(k: int, n: int, z: float = 1.959964) -> dict[str, float]:
+        middle, half = k + z * z / 2, z * (k * (n - k) / n + z * z / 4) ** 0.5
+        return {"value": k / n, "low": (middle - half) / (n + z * z), "high": (middle + half) / (n + z * z)}
+
+    assert difference(share(48, 80), share(56, 70)) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert np.isnan(difference(share(48, 80), {"value": 0.5})[1])
+
+
+def test_product_of_skills_is_exact_for_independent_skills_and_low_for_failures_that_coincide() -> None:
+    def one(count: float, colour: float) -> dict[str, float]:
+        return {"presence": 1.0, "count": count, "colour": colour, "exact": float(count == colour == 1)}
+
+    independent = [one(a, b) for a in (1, 1, 0) for b in (1, 0)]
+    assert product_of_skills(independent) == pytest.approx((1 / 3, 1 / 3))
+    together = [one(1, 1), one(0, 0)]
+    assert product_of_skills(together) == (0.25, 0.5)
+
+
+def test_results_are_read_from_disk_or_refused_in_one_line(results: list[FinishedEvaluation], tmp_path: Path) -> None:
+    assert FinishedEvaluation.load(results[0].folder).data == results[0].data
+    assert FinishedEvaluation.load(results[0].folder / "metrics.json").name == "alpha"
+    with pytest.raises(FileNotFoundError, match="no evaluation in .*run evaluate.py"):
+        FinishedEvaluation.load(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"schema": 1}')
+    with pytest.raises(ValueError, match="has schema 1, this version reads 2"):
+        FinishedEvaluation.load(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_no_browser_scrolls_the_page_sideways(page: str, tmp_path: Path, width: int) -> None:
+    """The page in a frame of that width, since windows have a least width; what the frame measures is printed."""
+    (tmp_path / "page.html").write_text(page.replace("<details", "<details open"), encoding="utf-8")
+    measure = (
+        "<script>function measure(f){const d=f.contentDocument.documentElement,b=f.contentDocument.body;"
+        "const broken=[...f.contentDocument.images].filter(i=>!i.naturalWidth).length;"
+        "document.title=[d.scrollWidth,d.clientWidth,b.scrollWidth,d.scrollHeight,broken].join(',')}</script>"
+    )
+    frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0" onload="measure(this)"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!doctype html><title>none</title>{measure}{frame}")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=8000",
+    ]
+    command = [
+        CHROMIUM,
+        *options,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        (tmp_path / "frame.html").as_uri(),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=90).stdout
+    found = re.search(r"<title>(\d+),(\d+),(\d+),(\d+),(\d+)</title>", dom)
+    assert found, dom[:300]
+    scroll, client, body, height, broken = map(int, found.groups())
+    assert width - 20 <= client <= width and scroll <= client and body <= client
+    assert height > 3000 and broken == 0

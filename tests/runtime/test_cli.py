@@ -1,0 +1,172 @@
+"""The shell around the scripts: exit codes, one line for what a user can put right, help, and several runs at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runtime import cli
+from runtime.cli import first_comment, guarded, help_text, launch, user_error
+from runtime.config import CONF
+
+
+def raising(error: BaseException):
+    def action() -> None:
+        raise error
+
+    return action
+
+
+@pytest.fixture(autouse=True)
+def no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError("x"), 2), (FloatingPointError("x"), 2), (PermissionError("x"), 2), (KeyboardInterrupt(), 130),
+     (RuntimeError("x"), 1), (KeyError("x"), 1)],
+)  # fmt: skip
+def test_exit_codes(error: BaseException, code: int) -> None:
+    assert guarded(raising(error)) == code
+    assert guarded(lambda: None) == 0
+
+
+def test_what_a_user_can_put_right_is_one_line_and_a_fault_is_a_traceback(capsys: pytest.CaptureFixture) -> None:
+    guarded(raising(ValueError("model.x=3:\n  a number \x1b[31m")))
+    assert capsys.readouterr().err == "error: model.x=3: a number \\x1b[31m\n"
+    guarded(raising(RuntimeError("broken")))
+    text = capsys.readouterr().err
+    assert "Traceback" in text and "RuntimeError: broken" in text and "error: " not in text
+
+
+@pytest.mark.parametrize("how", ["environment", "argument"])
+def test_a_traceback_can_be_had_of_every_error(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if how == "environment":
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    else:
+        monkeypatch.setattr(sys, "argv", ["train.py", "debug=true"])
+    assert guarded(raising(ValueError("x"))) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" in text and text.endswith("error: x\n")
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def test_the_cause_is_what_is_told() -> None:
+    wrapped = InstantiationException("Error in call to target 'x':\nfull_key: model.net")
+    assert user_error(caused(wrapped, ValueError("dim=3"))) == "dim=3"
+    assert user_error(caused(wrapped, TypeError("no argument y"))) == "no argument y (at model.net)"
+    assert user_error(caused(RuntimeError("outer"), TypeError("a fault"))) is None
+    assert user_error(caused(ValueError("outer"), RuntimeError("a fault"))) is None
+    assert user_error(InstantiationException("no such target\nfull_key: data")) == "no such target (at data)"
+
+
+def test_an_error_of_the_system_names_its_file() -> None:
+    assert user_error(FileNotFoundError(2, "No such file or directory", "a.ckpt")) == "a.ckpt: no such file or directory"
+    assert user_error(FileNotFoundError("a.ckpt is not there")) == "a.ckpt is not there"
+    assert user_error(ValueError("a", 3)) == "('a', 3)"
+
+
+def test_an_error_of_the_configuration_is_one_line() -> None:
+    with pytest.raises(OmegaConfBaseException) as error:
+        OmegaConf.create({"a": "${nothing.there}"}).a
+    line = user_error(error.value)
+    assert line == "Interpolation key 'nothing.there' not found (at a)"
+
+
+def test_a_message_with_a_key_error_inside_is_no_user_error() -> None:
+    assert user_error(KeyError("x")) is None
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help", "help"])
+def test_help_is_printed_and_nothing_runs(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "model=vae", flag])
+    launch(raising(RuntimeError("ran")), "train")
+    assert capsys.readouterr().out == help_text("train") + "\n"
+
+
+@pytest.mark.parametrize("script", ["train", "sample"])
+def test_help_lists_every_choice_with_its_first_comment(script: str) -> None:
+    text = help_text(script)
+    assert text.startswith(cli.EXAMPLES[script].strip().splitlines()[0]) and text.endswith(cli.SETTINGS[script])
+    for group, title in cli.GROUPS[script].items():
+        block = text.split(f"{group}=   {title}\n", 1)[1].split("\n\n")[0]
+        paths = sorted((CONF / group).rglob("*.yaml"))
+        names = [line.split()[0] for line in block.splitlines()]
+        assert names == sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in paths)
+        first = {path.stem: first_comment(path.read_text()) for path in paths}
+        assert all(line.strip().partition(" ")[2].strip() == first[line.split()[0].split("/")[-1]] for line in block.splitlines())
+
+
+def test_the_first_comment_is_none_of_hydras() -> None:
+    assert first_comment("# @package _global_\n# A model.\na: 1\n# late") == "A model."
+    assert first_comment("a: 1\nb: 2\nc: 3\n# late") == ""
+    assert first_comment("# One.\n# Two.") == "One."
+
+
+# ---- launch ----
+
+
+def test_main_gets_the_overrides_and_its_end_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "a=1", "b=2"])
+    got: list[list[str]] = []
+    for main, code in ((got.append, 0), (raising_with_arguments(ValueError("x")), 2)):
+        with pytest.raises(SystemExit) as ended:
+            launch(main, "train")
+        assert ended.value.code == code
+    assert got == [["a=1", "b=2"]]
+
+
+def raising_with_arguments(error: BaseException):
+    return lambda argv: raising(error)()
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_several_runs_get_the_rest_of_the_line(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", flag, "seed=1,2"])
+    seen: list[tuple] = []
+    monkeypatch.setattr(cli, "sweep", lambda *given: seen.append(given))
+    with pytest.raises(SystemExit) as ended:
+        launch(print, "train")
+    assert ended.value.code == 0 and seen == [(print, "train", ["seed=1,2"])]
+
+
+def test_a_sweep_over_several_devices_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"-m with trainer.devices=2: every process would run the whole sweep"):
+        cli.sweep(print, "train", ["seed=1,2", "model=vae", "trainer.devices=2"])
+
+
+def test_a_sweep_runs_every_combination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[list[str]] = []
+    place = f"hydra.sweep.dir={tmp_path}"
+    cli.sweep(lambda argv: jobs.append(sorted(argv)), "train", ["seed=1,2", "model=vae", "name=x", place])
+    assert jobs == [["model=vae", "name='x'", f"seed={seed}"] for seed in (1, 2)]
+
+
+def test_a_run_of_a_sweep_that_fails_ends_it_with_its_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    started: list[int] = []
+
+    def main(argv: list[str]) -> None:
+        started.append(1)
+        raise ValueError("wrong")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.sweep(main, "train", ["seed=1,2", "model=vae", f"hydra.sweep.dir={tmp_path}"])
+    assert ended.value.code == 2 and len(started) == 1 and capsys.readouterr().err == "error: wrong\n"
