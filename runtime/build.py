@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runtime.config import REPO
+from runtime.nodes import largest
 from runtime.places import check_places
 
 # Room -> the classes, by name, whose subclasses defined in it may be built. A new family, net or data set enters no list.
@@ -47,13 +48,6 @@ MODULE, DATA = "pytorch_lightning.LightningModule", "datamodules.base.ImageDataM
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 MAGIC = {"_target_", "_partial_"}
 PARTIAL_ROOMS = ("networks.", "optimizers.", "torch.optim.", "runtime.checkpoint.", SAMPLERS + ".")
-# Argument -> the largest number it may have: more would only fill the memory, or never end.
-LARGEST = {
-    "dim": 2**16, "image_size": 2**13, "channels": 2**12, "batch_size": 2**20, "num_workers": 128, "num_steps": 10**5,
-    "max_length": 2**16, "num_train_steps": 10**6, "n": 10**6, "importance_samples": 10**5, "train_images": 10**7,
-    "eval_importance_samples": 10**5, "keep": 10**6, "num_frequencies": 2**16, "num_test_images": 10**7,
-    "num_val_images": 10**7, "num_val": 10**7, "input_size": 2**13, "devices": 64,
-}  # fmt: skip
 # Argument -> what its text may be: names of folders are made of it, or a library looks it up.
 WORDS = {
     "id": re.compile(r"[\w.-]{1,128}", re.ASCII),
@@ -157,8 +151,8 @@ def _check(node: Any, where: str, key: str) -> None:
             raise ValueError(f"the configuration has {node[:60]!r} at {where}: refused")
         if key in WORDS and not WORDS[key].fullmatch(node):
             raise ValueError(f"the configuration has {where}={node[:60]!r}, which is no {key}: refused")
-    elif isinstance(node, (int, float)) and key in LARGEST and not abs(node) <= LARGEST[key]:
-        raise ValueError(f"the configuration has {where}={node:.6g}: at most {LARGEST[key]:,}")
+    elif isinstance(node, (int, float)) and (most := largest(key)) is not None and not abs(node) <= most:
+        raise ValueError(f"the configuration has {where}={node:.6g}: at most {most:,}")
 
 
 def _check_call(node: dict[Any, Any], where: str) -> None:

@@ -19,6 +19,7 @@ import hydra.utils
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
 Count = Annotated[int, Field(ge=1), "a whole number of at least 1"]
+Devices = Annotated[int, Field(ge=-1), "a whole number"]
 Whole = Annotated[int, Field(ge=0), "a whole number of at least 0"]
 Seed = Annotated[int, Field(ge=0, lt=2**63), "a whole number from 0 to 2^63 - 1"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), "a number above 0"]
@@ -26,40 +27,63 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), "a number of at
 Finite = Annotated[float, Field(allow_inf_nan=False), "a number"]
 Share = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
 
-# The range of numbers by argument name, in all constructors of this repository.
+
+def _named(kind: Any, *names: str, **largest: int) -> dict[str, Any]:
+    """Rows of the table below: names of one kind, and names with the largest number that they may have."""
+    base, field, text = get_args(kind)
+    rows = {name: Annotated[base, field, Field(le=most), f"{text} and at most {most:,}"] for name, most in largest.items()}
+    return dict.fromkeys(names, kind) | rows
+
+
+# The range of numbers by argument name, in all constructors of this repository. More than the largest would fill the memory
+# or never end: a configuration from somebody else may have no more than that at any place (runtime/build.py).
 RANGES: dict[str, Any] = {
-    **dict.fromkeys((
-        "attn_resolutions", "batch_size", "channels", "components", "critic_steps", "crop_size", "dim", "dim_mults",
-        "dims", "emb_dim", "embedding_dim", "eval_importance_samples", "every_steps", "fold", "group_width",
-        "head_dim", "hidden", "image_size", "importance_samples", "input_size", "keep", "latent_dim",
-        "max_batches", "max_in_a_row", "max_length", "n", "num_classes", "num_frequencies", "num_images", "num_steps",
-        "num_test_images", "num_train_steps", "num_val", "num_val_images", "out_channels", "out_dim", "penalty_every",
-        "embed_dim", "num_params", "num_tokens", "size", "text_dim", "tokens_dim", "total_steps", "train_images",
-    ), Count),
-    **dict.fromkeys((
-        "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "num_workers",
-        "cond_channels", "warmup_steps",
-    ), Whole),
-    **dict.fromkeys(("seed", "data_seed"), Seed),
-    **dict.fromkeys((
-        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "ff_mult",
-        "half_life_images", "lr", "rho", "sigma_data", "sigma_max", "sigma_min", "std",
-    ), Positive),
-    **dict.fromkeys((
-        "beta", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature", "weight_decay",
-    ), NotNegative),
-    **dict.fromkeys((
-        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout",
-        "guidance_rescale", "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum",
-        "test_fraction", "threshold_percentile", "truncation", "val_fraction",
-    ), Share),
-    **dict.fromkeys((
-        "centres", "guidance_scale", "log_snr_max", "log_snr_min", "mean", "shift",
-    ), Finite),
+    **_named(
+        Count,
+        "attn_resolutions", "components", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embed_dim", "embedding_dim",
+        "every_steps", "fold", "group_width", "head_dim", "hidden", "latent_dim", "max_batches",
+        "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "penalty_every",
+        "size", "text_dim", "tokens_dim", "total_steps",
+        batch_size=2**20, channels=2**12, dim=2**16, eval_importance_samples=10**5, image_size=2**13,
+        importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, n=10**6, num_frequencies=2**16,
+        num_steps=10**5, num_test_images=10**7, num_train_steps=10**6, num_val=10**7, num_val_images=10**7,
+        train_images=10**7,
+    ),
+    **_named(
+        Whole,
+        "cond_channels", "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "warmup_steps",
+        num_workers=128,
+    ),
+    **_named(Devices, devices=64),
+    **_named(Seed, "seed", "data_seed"),
+    **_named(
+        Positive,
+        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "ff_mult", "half_life_images", "lr",
+        "rho", "sigma_data", "sigma_max", "sigma_min", "std",
+    ),
+    **_named(
+        NotNegative,
+        "beta", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature",
+        "weight_decay",
+    ),
+    **_named(
+        Share,
+        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
+        "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "test_fraction", "threshold_percentile", "truncation",
+        "val_fraction",
+    ),
+    **_named(Finite, "centres", "guidance_scale", "log_snr_max", "log_snr_min", "mean", "shift"),
 }  # fmt: skip
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def largest(name: str) -> int | None:
+    """The largest whole number that an argument of a name may have, where there is one."""
+    kind, *parts = get_args(RANGES.get(name)) or (None,)
+    limits = [limit.le for part in parts for limit in getattr(part, "metadata", ()) if hasattr(limit, "le")]
+    return limits[0] if kind is int and limits else None
 
 
 def check_nodes(node: Any, where: str = "") -> None:
@@ -85,10 +109,20 @@ def check_values(annotations: dict[str, Any], values: dict[str, Any], where: str
         wanted = ranged(annotations.get(name, Any), RANGES.get(name))
         if not builds(value) and not fits(value, wanted):
             raise ValueError(f"{where}{name}={shown(value)}: give {expected(wanted)}")
+        if (wrong := unsuited(value, annotations.get(name, Any))) is not None:
+            raise ValueError(f"{where}{name}: {wrong}")
+
+
+HYDRAS_ARE = {"_partial_": bool, "_recursive_": bool, "_convert_": typing.Literal["none", "partial", "object", "all"]}
 
 
 def _check_arguments(node: dict[str, Any], where: str) -> None:
     target = _found(node["_target_"], where)
+    if "_args_" in node:
+        raise ValueError(f"{where}._args_={shown(node['_args_'])}: give arguments by their names")
+    for key, kind in HYDRAS_ARE.items():
+        if key in node and not fits(node[key], kind):
+            raise ValueError(f"{where}.{key}={shown(node[key])}: give {expected(kind)}")
     name, given = getattr(target, "__name__", str(target)), {k: v for k, v in node.items() if k not in HYDRAS}
     try:
         known, anything = arguments(target)
@@ -163,6 +197,30 @@ def builds(value: Any) -> bool:
     if isinstance(value, dict):
         return "_target_" in value or any(map(builds, value.values()))
     return any(map(builds, value)) if isinstance(value, list) else callable(value)
+
+
+def unsuited(value: Any, annotation: Any) -> str | None:
+    """Why what a node builds is not what an annotation asks for, or None: another class, or a call in part for an object."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return unsuited(value, inside[0])
+    if origin in (Union, types.UnionType):
+        found = [unsuited(value, a) for a in inside if a is not type(None)]
+        return None if None in found else found[0]
+    if isinstance(value, dict) and "_target_" not in value and origin is dict:
+        return next((why for v in value.values() if (why := unsuited(v, inside[1]))), None)
+    if isinstance(value, list) and inside and origin is not tuple:
+        return next((why for v in value if (why := unsuited(v, inside[0]))), None)
+    plain_class = inspect.isclass(annotation) and origin is None and not getattr(annotation, "_is_protocol", False)
+    if not isinstance(value, dict) or "_target_" not in value or not plain_class or annotation is object:
+        return None
+    wanted, name = annotation.__name__, value["_target_"]
+    target = _found(name, "")
+    if value.get("_partial_") is True:
+        return f"{name} is called in part (_partial_: true), where a {wanted} belongs"
+    if inspect.isclass(target) and not issubclass(target, annotation):
+        return f"{name} is no {wanted}"
+    return None
 
 
 def ranged(annotation: Any, limits: Any) -> Any:

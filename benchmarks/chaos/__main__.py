@@ -1,7 +1,7 @@
 """Trainings that are killed, starved and damaged until they are done, each compared with one that nobody disturbed.
 
     python -m benchmarks.chaos minutes=30
-    python -m benchmarks.chaos minutes=90 kills=1000 damaged=600 fuzzed=1500 troubles=30 reach=0.25 signals=0.85
+    python -m benchmarks.chaos minutes=90 kills=1000 damaged=600 fuzzed=1500 troubles=30 reach=0.15 signals=0.95
 
 Every number is a lower bound on what to do; `minutes` ends it in any case. Problems make the exit code 1, and what
 they left stays on disk. The result is a JSON file with a table beside it.
@@ -39,7 +39,7 @@ class Settings:
     fuzzed: int = 150  # image files to mutate
     pictures: int = 3  # runs whose data goes bad
     troubles: int = Pace.troubles  # of one run, at most
-    reach: float = Pace.reach  # a signal comes within this share of a whole training's time
+    reach: float = Pace.reach  # a signal comes within this share of all steps
     signals: float = Pace.signals  # share of troubles that are signals, not full disks
     families: list[str] = field(default_factory=lambda: list(FAMILIES))
     seed: int = 0

@@ -27,8 +27,8 @@ class Pace:
 
     Args:
         troubles: at most so many for one run; then it is left in peace.
-        reach: a signal comes within this share of an undisturbed training's time. The shorter, the more of them a run
-            meets before it is done.
+        reach: a signal comes while a session is within this share of all steps from where it began. The shorter, the
+            more of them a run meets before it is done.
         signals: share of troubles that are signals; the rest are full disks.
     """
 
@@ -173,7 +173,10 @@ class Campaign:
             time.sleep(rng.uniform(0, 1.0))
             return troubles.send(process, kind) if process.is_alive() else False
         self.wait(log, process)
-        process.join(rng.uniform(0, self.pace.reach * reference.train_sec))
+        target = (newest_step(place.run) or 0) + int(rng.uniform(0, self.pace.reach) * STEPS)
+        while process.is_alive() and (newest_step(place.run) or 0) < target:
+            time.sleep(0.002)
+        process.join(rng.uniform(0, 2 * reference.train_sec / STEPS))
         if kind == "sigkill_writing":
             checkpoints = place.run / "checkpoints"
             while process.is_alive() and not any(".tmp-" in e.name for e in os.scandir(checkpoints)):

@@ -103,6 +103,12 @@ def train(row: str, folder: str, images: str) -> None:
     trainer.fit(Autoencoder(stateful), loader, ckpt_path="last")
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint by its name, `epoch=0-step=3.ckpt`; 0 without any."""
+    names = [p.stem.rpartition("step=")[2].partition("-")[0] for p in (folder / "checkpoints").glob("*step=*.ckpt")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def contents(folder: Path) -> dict[str, Any]:
     """Weights and optimiser of the last checkpoint."""
     newest = max((folder / "checkpoints").glob("*.ckpt"), key=lambda p: torch.load(p)["global_step"])
@@ -167,7 +173,10 @@ class Stock:
         process = self.start(folder)
         log = folder / "log"
         sessions.wait_for(lambda: log.exists() and "run: " in log.read_text(), process, SESSION_SEC)
-        process.join(self.rng.uniform(0, self.reach * self.train_sec))
+        target = newest_step(folder) + int(self.rng.uniform(0, self.reach) * STEPS)
+        while process.is_alive() and newest_step(folder) < target:
+            time.sleep(0.002)
+        process.join(self.rng.uniform(0, 2 * self.train_sec / STEPS))
         if kind == "sigkill_writing":
             # Lightning writes into the system's temporary folder and moves: the best moment is a new file's first bytes
             before = {p.name for p in (folder / "checkpoints").glob("*")} if (folder / "checkpoints").exists() else set()

@@ -236,7 +236,7 @@ TRAINING = [
     ("points", "data.std=-1", f"data.std=-1: give {ABOVE}"),
     ("toy", "data.batch_size=7 trainer.devices=2", "batch_size=7"),
     ("gan", "+extractor@classifier=classifier classifier.ckpt=nope +callbacks.evaluate._target_=callbacks.evaluation.Evaluate "
-     "'+callbacks.evaluate.evaluators={{fd: {{_target_: evaluators.frechet.FrechetDistance, extractor: ${{classifier}}}}}}' "
+     "'+callbacks.evaluate.evaluators={{fd: {{_target_: evaluation.metrics.frechet.FrechetDistance, extractor: ${{classifier}}}}}}' "
      "+callbacks.evaluate.every_steps=1 +callbacks.evaluate.n=4", "classifier.ckpt=nope: no such file, run or name in zoo/"),
     # autoencoder, vae, classifier
     ("autoencoder", "model.latent_dim=0", f"model.latent_dim=0: give {WHOLE} 1"),

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from runtime.build import instantiate
+from runtime.build import check_targets, instantiate
 from runtime.config import CONF, compose
-from runtime.nodes import Count, Share, arguments, check_nodes, expected, fits, ranged, shown
+from runtime.nodes import RANGES, Count, Share, arguments, check_nodes, expected, fits, largest, ranged, shown
 
 
 class Parent:
@@ -17,7 +17,16 @@ class Parent:
 
 
 class Thing(Parent):
-    def __init__(self, dim: int, dims: Sequence[int] = (), net: Callable[..., Any] | None = None, **kwargs: Any) -> None: ...
+    def __init__(
+        self,
+        dim: int,
+        dims: Sequence[int] = (),
+        net: Callable[..., Any] | None = None,
+        part: Closed | None = None,
+        parts: dict[str, Closed] | None = None,
+        listed: Sequence[Closed] = (),
+        **kwargs: Any,
+    ) -> None: ...
 
 
 class Closed(Parent):
@@ -49,6 +58,17 @@ THING, CLOSED = f"{__name__}.Thing", f"{__name__}.Closed"
         ({"_target_": 3}, "model._target_=3: give the dotted name"),
         ({"dim": 8, "dims": [], "lr": 1, "net": None, "_partial_": True}, None),
         ({"net": {"_target_": CLOSED, "pair": [1, 2.5]}}, None),
+        ({"dim": 2**16}, None),
+        ({"dim": 2**16 + 1}, "model.dim=65537: give a whole number of at least 1 and at most 65,536"),
+        ({"_args_": [8]}, r"model._args_=\[8\]: give arguments by their names"),
+        ({"_partial_": "maybe"}, "model._partial_=maybe: give true or false"),
+        ({"_recursive_": 3}, "model._recursive_=3: give true or false"),
+        ({"_convert_": "some"}, "model._convert_=some: give none, partial, object or all"),
+        ({"part": {"_target_": THING}}, "model.part: .*Thing is no Closed"),
+        ({"part": {"_target_": CLOSED, "_partial_": True}}, "model.part: .*Closed is called in part .* where a Closed belongs"),
+        ({"part": {"_target_": CLOSED}}, None),
+        ({"parts": {"a": {"_target_": CLOSED}, "b": {"_target_": THING}}}, "model.parts: .*Thing is no Closed"),
+        ({"listed": [{"_target_": THING}]}, "model.listed: .*Thing is no Closed"),
     ],
 )
 def test_what_is_wrong_is_named_at_its_place(node: dict[str, Any], says: str | None) -> None:
@@ -97,5 +117,15 @@ def test_strict_types(value: Any, annotation: Any, right: bool) -> None:
 
 
 def test_arguments_of_a_class_include_those_passed_on() -> None:
-    assert set(arguments(Thing)[0]) == {"dim", "dims", "net", "lr", "name"} and not arguments(Thing)[1]
+    assert set(arguments(Thing)[0]) == {"dim", "dims", "net", "part", "parts", "listed", "lr", "name"} and not arguments(Thing)[1]
     assert set(arguments(Closed)[0]) == {"pair", "dropout"}
+
+
+def test_one_table_says_what_a_number_may_be_at_home_and_in_a_strangers_file() -> None:
+    assert (largest("dim"), largest("num_workers"), largest("devices")) == (2**16, 128, 64)
+    assert largest("seed") is None and largest("dropout") is None and largest("hidden") is None and largest("nothing") is None
+    for name in RANGES:
+        if (most := largest(name)) is not None:
+            assert fits(most, RANGES[name]) and not fits(most + 1, RANGES[name])
+            with pytest.raises(ValueError, match=f"at most {most:,}"):
+                check_targets({name: most + 1}, "model")
