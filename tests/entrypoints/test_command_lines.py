@@ -415,7 +415,7 @@ SAMPLING = [
     ("ckpt={toy} prompt=x --n=3", "without dashes"),
     ("ckpt={toy} prompt=x debug=perhaps", "debug=perhaps"),
     ("ckpt={toy}/resume.yaml prompt=x", "is damaged or not a checkpoint"),
-    ("ckpt={zoo} prompt=x +options.foo=1", "options.foo=1: this model takes no 'foo'. It takes stages, lowres, guidance_scale"),
+    ("ckpt={zoo} prompt=x +options.foo=1", "options.foo=1: this model takes no 'foo'. It takes stages, guidance_scale, guidance_interval"),
     ("ckpt={zoo} prompt=x 'guidance_scale={{nope: 3}}'", "the model has no stage 'nope'; its stages are base, super_resolution"),
     ("ckpt={zoo} prompt=x 'num_steps={{nope: 3}}'", "the model has no stage 'nope'"),
     ("ckpt={zoo} prompt=x 'num_steps={{base: 0}}'", r"num_steps=\{{base: 0\}}"),
