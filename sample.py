@@ -21,7 +21,7 @@ from evaluation.metrics.images import to_uint8
 from evaluation.pictures.captioned_grid import captioned_grid, to_pil
 from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, inpaint, interpolate, invert
-from files import read_bytes
+from files import read_bytes, replacing, write_text
 from runtime import settings
 from runtime.checkpoint import load_module
 from runtime.cli import launch
@@ -66,12 +66,12 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     if sheet is not None:
         picture = SHEETS[sheet](module, request, cfg.seed)
         out.mkdir(parents=True, exist_ok=True)
-        picture.save(out / f"{sheet}.png", optimize=True)
+        write_png(picture, out / f"{sheet}.png", optimize=True)
         print(out / f"{sheet}.png")
         return []
     draw = draw_samples if cfg.task == "sample" else draw_task
     lines = draw(cfg, module, request, options, out)
-    (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
 
@@ -94,7 +94,7 @@ def draw_samples(
         each = (time.perf_counter() - began) / done
         print(f"{done}/{request.n} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
     names = request.take(range(len(shown))).names()
-    captioned_grid(torch.stack(shown), names, columns(asked[: len(shown)])).save(out / "grid.png")
+    write_png(captioned_grid(torch.stack(shown), names, columns(asked[: len(shown)])), out / "grid.png")
     print(out / "grid.png")
     return lines
 
@@ -113,7 +113,7 @@ def draw_task(
         drawn = (interpolate if cfg.task == "interpolate" else invert)(module, request, *taken)
     asked, facts = request.texts or request.labels or [None] * request.n, {"task": cfg.task, **shown_options(options)}
     names = save(out, drawn.images_u8)
-    drawn.strip.save(out / f"{cfg.task}.png")
+    write_png(drawn.strip, out / f"{cfg.task}.png")
     for name, value in drawn.facts.items():
         print(f"{name}: {value:.4g}")
     print(out / f"{cfg.task}.png")
@@ -123,12 +123,18 @@ def draw_task(
     ]
 
 
+def write_png(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Replaces the file at `path`, also where a link stands there: what it leads to stays as it is."""
+    with replacing(path) as fresh:
+        picture.save(fresh, "PNG", **options)
+
+
 def save(out: Path, images_u8: Tensor, start: int = 0) -> list[str]:
     """Writes images as PNGs, numbered from `start` on, and returns the names of the files."""
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{start + i:05d}.png" for i in range(len(images_u8))]
     for name, image in zip(names, images_u8):
-        to_pil(image).save(out / name)
+        write_png(to_pil(image), out / name)
     return names
 
 

@@ -29,12 +29,23 @@ preload()
 def _enter(log: str) -> None:
     """Make this process a session: one of its own group, with its output in a file, and the platform's defaults."""
     os.setsid()  # whatever it starts can be found by this number
+    _yield_as_before()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     # A child of a fork server would start its own children through that server too, and nobody's training does.
     multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
+
+
+def _yield_as_before() -> None:
+    """Linux schedules a new session as a group of its own, in which the niceness of a process says nothing to others."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    if nice > 0:
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice))
+        except OSError:  # a system that has no such groups
+            pass
 
 
 def _train(arguments: Sequence[str], log: str, before: Callable[[], Any] | None) -> None:

@@ -41,6 +41,7 @@ class Settings:
     troubles: int = Pace.troubles  # of one run, at most
     reach: float = Pace.reach  # a signal comes within this share of all steps
     signals: float = Pace.signals  # share of troubles that are signals, not full disks
+    patience: float = Pace.patience_sec  # a session that takes longer hangs
     families: list[str] = field(default_factory=lambda: list(FAMILIES))
     seed: int = 0
     out: Path = RESULTS / "chaos.json"
@@ -59,7 +60,7 @@ def parse(words: list[str]) -> Settings:
             if key == "families":
                 given[key] = value.strip("[]").split(",")
             else:
-                given[key] = {"minutes": float, "reach": float, "signals": float, "out": Path, "dir": Path}.get(key, int)(value)
+                given[key] = {"minutes": float, "reach": float, "signals": float, "patience": float, "out": Path, "dir": Path}.get(key, int)(value)
         except ValueError:
             raise ValueError(f"{word}: give a number") from None
     if any(isinstance(value, (int, float)) and value < 0 for value in given.values()):
@@ -83,7 +84,7 @@ def main() -> None:
     disk = small_disk(work / "disk")
     tally = Tally()
     began = time.monotonic()
-    pace = Pace(settings.troubles, settings.reach, settings.signals)
+    pace = Pace(settings.troubles, settings.reach, settings.signals, settings.patience)
     campaign = Campaign(work, work / "material", disk, tally, settings.seed, began + 60 * settings.minutes, pace)
     before = machine(threads=1)
     try:

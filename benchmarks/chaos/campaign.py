@@ -18,8 +18,6 @@ from benchmarks.chaos import troubles
 from benchmarks.chaos.families import STEPS, Task
 from benchmarks.chaos.tally import Tally
 
-SESSION_SEC = 240.0  # a session that takes longer hangs; an undisturbed one takes a few seconds
-
 
 @dataclass(frozen=True)
 class Pace:
@@ -30,11 +28,13 @@ class Pace:
         reach: a signal comes while a session is within this share of all steps from where it began. The shorter, the
             more of them a run meets before it is done.
         signals: share of troubles that are signals; the rest are full disks.
+        patience_sec: a session that takes longer hangs. An undisturbed one takes a few seconds on a machine with time for it.
     """
 
     troubles: int = 6
     reach: float = 0.9
     signals: float = 0.72
+    patience_sec: float = 240.0
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Campaign:
             process = sessions.start(task.arguments(folder / "run", self.material), folder / "log")
             self.wait(folder / "log", process)
             began = time.monotonic()
-            process.join(SESSION_SEC)
+            process.join(self.pace.patience_sec)
             if process.exitcode != 0:
                 text = (folder / "log").read_text()[-800:]
                 raise RuntimeError(f"{task.name} fails undisturbed, with exit code {process.exitcode}: {text}")
@@ -94,10 +94,9 @@ class Campaign:
             self.references[task.name] = Reference(sessions.contents(folder / "run"), newest.stat().st_size, took)
         return self.references[task.name]
 
-    @staticmethod
-    def wait(log: Path, process: Process) -> None:
+    def wait(self, log: Path, process: Process) -> None:
         """Until training begins or the session ends."""
-        sessions.wait_for(lambda: log.exists() and "run: " in log.read_text(), process, SESSION_SEC)
+        sessions.wait_for(lambda: log.exists() and "run: " in log.read_text(), process, self.pace.patience_sec)
 
     # ---- one run ----
 
@@ -144,7 +143,7 @@ class Campaign:
             ballast = troubles.Ballast(self.disk, int(reference.checkpoint_bytes * rng.uniform(0.05, 2.5)))
         process = sessions.start(arguments, log, troubles.before_session(kind, rng, reference.checkpoint_bytes))
         hit = kind in troubles.SIGNALS and self.strike(process, kind, place, log, reference)
-        process.join(SESSION_SEC)
+        process.join(self.pace.patience_sec)
         if process.exitcode is None:
             self.problem("hung", place, f"{kind}: {self.last_words(place)}")
             os.kill(process.pid, signal.SIGKILL)
@@ -200,7 +199,7 @@ class Campaign:
         return code == 0 and finished
 
     def check_left_behind(self, place: Place, process: Process, kind: str) -> None:
-        left = sessions.left_behind(process.pid, within=30)
+        left = sessions.left_behind(process.pid, within=self.pace.patience_sec / 8)
         if left:
             self.problem("left_behind", place, f"{kind}: {len(left)} processes")
         for pid in left:
@@ -248,14 +247,14 @@ class Campaign:
         place = Place(task, folder, folder / "run", False)
         found = len(self.tally.problems)
         first = sessions.start(task.arguments(place.run, material), place.new_log())
-        sessions.wait_for(lambda: (newest_step(place.run) or 0) > 5, first, SESSION_SEC)
+        sessions.wait_for(lambda: (newest_step(place.run) or 0) > 5, first, self.pace.patience_sec)
         os.kill(first.pid, signal.SIGKILL) if first.is_alive() else None
         first.join()
         picture = self.rng.choice(sorted((material / "captions").glob("*.png")))
         good, kind = picture.read_bytes(), self.rng.choice(troubles.DAMAGES)
         picture.write_bytes(troubles.damage(good, "truncated" if kind == "bit_flipped" else kind, self.rng))
         log = place.new_log()
-        code = sessions.run([f"resume={place.run}"], log, SESSION_SEC)
+        code = sessions.run([f"resume={place.run}"], log, self.pace.patience_sec)
         text = log.read_text(errors="replace")
         self.tally.add("bad_pictures")
         self.tally.exit("bad picture", code)
@@ -266,7 +265,7 @@ class Campaign:
             self.problem("lost", place, f"{kind} {picture.name}: exit code {code}: {text[-400:]}")
         if code == 2:  # refused: with the picture back, it is the same run
             picture.write_bytes(good)
-            code = sessions.run([f"resume={place.run}"], place.new_log(), SESSION_SEC)
+            code = sessions.run([f"resume={place.run}"], place.new_log(), self.pace.patience_sec)
             if code:
                 self.problem("lost", place, f"picture restored, exit code {code}: {self.last_words(place)}")
         if len(self.tally.problems) == found:

@@ -84,6 +84,19 @@ def test_missing_checkpoint() -> None:
         main(["ckpt=nowhere", "prompt=x"])
 
 
+def test_out_may_be_a_link_to_a_folder_and_no_link_in_it_is_followed(trained: Path, tmp_path: Path) -> None:
+    """`out=` is the user's own word, and may lead to another disk; what lies in the folder may be somebody else's."""
+    folder, victim = tmp_path / "folder", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("as it was")
+    (tmp_path / "out").symlink_to(folder)
+    for name in ("00000.png", "grid.png", "samples.jsonl"):
+        (folder / name).symlink_to(victim)
+    main([f"ckpt={trained}", "prompt=x", "n=1", f"out={tmp_path / 'out'}"])
+    assert victim.read_text() == "as it was"
+    assert sorted(p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()) == ["00000.png", "grid.png", "samples.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
