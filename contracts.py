@@ -133,6 +133,14 @@ class Inverts(Protocol):
 
 
 @runtime_checkable
+class GuidedByWeaker(Protocol):
+    """Is guided away from a worse model of the same data, in place of the unconditional estimate."""
+
+    def guide_by(self, other: Any) -> None:
+        """Draw from now on with this model as the worse one. Raises ValueError if the two do not go together."""
+
+
+@runtime_checkable
 class EmbedsImages(Protocol):
     """Says what is in an image as a vector, for instance CLIP."""
 

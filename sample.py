@@ -23,7 +23,7 @@ from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, inpaint, interpolate, invert
 from files import read_bytes
 from runtime import settings
-from runtime.checkpoint import load_module
+from runtime.checkpoint import guide_by_weaker, load_module
 from runtime.cli import launch
 from runtime.config import compose
 from runtime.options import SHORT, built_options, given_options, shown_options
@@ -60,6 +60,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
+    if cfg.weaker is not None:
+        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
     what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
@@ -71,6 +73,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         return []
     draw = draw_samples if cfg.task == "sample" else draw_task
     lines = draw(cfg, module, request, options, out)
+    if cfg.weaker is not None:
+        lines = [line | {"weaker": worse["sha256"]} for line in lines]
     (out / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
@@ -163,6 +167,8 @@ def check_task_settings(cfg: DictConfig) -> None:
     if cfg.images is not None and (len(cfg.images) != 2 or cfg.n < 2):
         raise ValueError(f"task=interpolate goes from one image to another: give two images and n of at least 2, "
                          f"not {len(cfg.images)} images and n={cfg.n}")
+    if cfg.weaker is not None and (cfg.sheet is not None or cfg.task not in ("sample", "inpaint")):
+        raise ValueError(f"weaker={cfg.weaker} guides task=sample and task=inpaint, and nothing else")
     if cfg.task != "sample" and cfg.sheet is not None:
         raise ValueError(f"sheet={cfg.sheet} goes with task=sample")
     if cfg.task != "sample" and cfg.prompts is not None:

@@ -51,11 +51,19 @@ class Cascade(GenerativeModule):
     def guide_by(self, other: Any) -> None:
         """Guide by a weaker model of the same stages, such as an earlier checkpoint, in place of dropped conditions.
 
-        Raises: ValueError for a model with other stages.
+        Raises: ValueError for a model with other stages, of another size, that reads other conditions, or is not trained.
         Source: Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself")
         """
-        if list(getattr(other, "stages", ())) != list(self.stages):
-            raise ValueError(f"weaker: give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
+        if not isinstance(other, Cascade) or list(other.stages) != list(self.stages):
+            raise ValueError(f"give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
+        for name, stage in other.stages.items():
+            own = self.stages[name]
+            if stage.space.shape != own.space.shape or stage.space.identity != own.space.identity:
+                raise ValueError(f"stage {name!r} draws {stage.space.shape} in a space of its own, not {own.space.shape} of this model's")
+        if other.conditioning not in ("none", self.conditioning):
+            raise ValueError(f"it is told a {other.conditioning}, and this model is not")
+        if (refusal := other.sampling_refusal()) is not None:
+            raise ValueError(refusal)
         self._weaker = [other.to(self.device).eval()]
 
     @property
@@ -194,9 +202,10 @@ class Cascade(GenerativeModule):
 
     def sampling_settings(self) -> dict[str, Any]:
         """How each stage samples where no option is given."""
-        if len(self.stages) == 1:
-            return next(iter(self.stages.values())).settings()
-        return {f"{name}.{key}": value for name, stage in self.stages.items() for key, value in stage.settings().items()}
+        found = {name: stage.settings(guided=self.weaker is not None) for name, stage in self.stages.items()}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()}
 
     def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
         """Why these stages (None: all) cannot be sampled; None if they can."""

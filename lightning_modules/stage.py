@@ -13,7 +13,7 @@ from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weightin
 from diffusion.guidance import guided
 from diffusion.inpainting import inpainted
 from rng.keyed import keyed_generators, keyed_rand, keyed_randn, randn
-from diffusion.optimal_transport import pair
+from diffusion.optimal_transport import paired
 from diffusion.samplers import OnStep
 from diffusion.schedules import NoiseSchedule
 from diffusion.threshold import THRESHOLDS, thresholded
@@ -40,7 +40,7 @@ class DiffusionStage(nn.Module):
         weighting: the loss weighting, see ``diffusion.weighting``; ``weighting_kwargs`` are its parameters.
         times: which noise levels are trained; None draws t uniformly.
         pairing: ``none`` | ``optimal_transport``: which sample of a batch gets which noise. Pairing by optimal transport is
-            for unconditional flows: under conditions it would skew the noise.
+            for unconditional flows: under conditions it would skew the noise. Validation pairs nothing.
         num_steps: of the sampler.
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
         guidance_rescale: share of the way back to the conditional estimate's standard deviation.
@@ -155,8 +155,8 @@ class DiffusionStage(nn.Module):
             batch = batch | fields
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
-        if self.pairing == "optimal_transport":
-            eps = eps[pair(eps, x_0)]
+        if self.pairing == "optimal_transport" and self.training:  # a validation loss depends on no other image
+            eps = paired(eps, x_0)
         t = self.times.draw(u, self.schedule)
         options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
         return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)
@@ -284,10 +284,14 @@ class DiffusionStage(nn.Module):
         """x_T of standard deviation sigma(1)."""
         return self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)
 
-    def settings(self) -> dict[str, Any]:
-        """How it samples, as plain values."""
+    def settings(self, guided: bool = False) -> dict[str, Any]:
+        """How it samples, as plain values.
+
+        Args:
+            guided: whether a weaker model guides it; a stage with conditions to drop is guided in any case.
+        """
         found = {"sampler": name_of(self.sampler), "num_steps": self.num_steps, "threshold": self.threshold}
-        if any(c.droppable for c in self.conditioners.values()):
+        if guided or any(c.droppable for c in self.conditioners.values()):
             found |= {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
             found |= {} if self.guidance_interval is None else {"guidance_interval": list(self.guidance_interval)}
         if self.threshold == "dynamic":

@@ -69,6 +69,7 @@ class Sampling(Schema):
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
     options: dict[str, Any]
+    weaker: Place | None = None
     trust: Trust = None
 
 
