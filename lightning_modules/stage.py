@@ -280,6 +280,11 @@ class DiffusionStage(nn.Module):
         )
         return self.space.decode(x_0)
 
+    def shown(self, x: Tensor) -> Tensor:
+        """Samples (B, ...) at any noise level as images in [-1, 1]; those of a spread above 1 are scaled to 1."""
+        spread = x.flatten(1).std(1).clamp(min=1).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
+        return self.space.decode(x / spread)
+
     def noise(self, shape: Sequence[int], generators: Any, device: torch.device | str) -> Tensor:
         """x_T of standard deviation sigma(1)."""
         return self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)

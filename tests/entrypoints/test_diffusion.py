@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from evaluate import main as evaluate
 from runtime.checkpoint import load_module
@@ -21,12 +22,12 @@ from tests.entrypoints.test_ddp import assert_close
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 from train import main as train
 
-STEPS = 40
+STEPS = 24
 # Every step is saved, so that kills fall into all of training and saving.
 COMMON = (
     "data=fashion_mnist", "data.batch_size=8", "data.num_val=8", "data.num_workers=0", f"trainer.max_steps={STEPS}",
     "callbacks.checkpoint.every_steps=1", "callbacks.ema.half_life_images=100", "callbacks.ema.decay=null",
-    "callbacks.samples.every_steps=25", "callbacks.validate.every_steps=20", "model.stage.num_steps=2",
+    "callbacks.samples.every_steps=15", "callbacks.validate.every_steps=12", "model.stage.num_steps=2",
     "net.fold=4", "net.dim=32", "net.dim_mults=[1]", "net.num_res_blocks=1", "net.attn_resolutions=[]",
     "net.mid_blocks=1", "net.emb_dim=16",
 )  # fmt: skip
@@ -156,7 +157,7 @@ def test_an_earlier_checkpoint_guides_a_later_one(trained: dict[str, Path], data
     assert "weaker" not in alone[0] and guided[0]["weaker"] == hashlib.sha256(earlier.read_bytes()).hexdigest()
     images = [(tmp_path / name / "00000.png").read_bytes() for name in ("alone", "guided", "once")]
     assert images[0] != images[1] and images[0] == images[2] and len(once) == 2
-    with pytest.raises(ValueError, match="weaker=.*guides task=sample and task=inpaint"):
+    with pytest.raises(ValueError, match="weaker=.*guides task=sample, task=inpaint and task=film"):
         drawn(run_dir, tmp_path / "x", "task=interpolate", "images=[a.png,b.png]", f"weaker={earlier}")
     with pytest.raises(ValueError, match="weaker=.*it is told a label, and this model is not"):
         drawn(run_dir, tmp_path / "x", f"weaker={trained['ddpm_by_class']}")
@@ -171,3 +172,16 @@ def test_an_earlier_checkpoint_guides_a_later_one(trained: dict[str, Path], data
     assert found["facts"]["guided by"].startswith(str(earlier))
     protocols = [json.loads(path.read_text()) for path in out.glob("samples/*/protocol.json")]
     assert len(protocols) == 3 and all(p["weaker"] == guided[0]["weaker"] for p in protocols)
+
+
+def test_the_film_shows_both_ways(trained: dict[str, Path], tmp_path: Path) -> None:
+    lines = drawn(trained["edm"], tmp_path / "film", "task=film", "num_steps=6")
+    names = sorted(path.name for path in (tmp_path / "film").iterdir())
+    assert names == ["00000.png", "00001.png", "film.gif", "film.png", "samples.jsonl"]
+    with Image.open(tmp_path / "film" / "film.gif") as film:
+        assert film.n_frames > 10  # ten of adding noise, and the steps of drawing
+    drawn(trained["edm"], tmp_path / "plain", "num_steps=6")
+    one = [(tmp_path / name / "00001.png").read_bytes() for name in ("film", "plain")]
+    assert one[0] == one[1] and lines[1]["task"] == "film"
+    drawn(trained["ddpm_by_class"], tmp_path / "given", "task=film", "label=2", f"image={tmp_path / 'film' / '00000.png'}")
+    assert (tmp_path / "given" / "film.png").is_file()
