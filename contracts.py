@@ -133,6 +133,25 @@ class Inverts(Protocol):
 
 
 @runtime_checkable
+class Films(Protocol):
+    """Draws in steps, and shows them."""
+
+    def film(self, request: Request, *, seeds: Sequence[int], **options: Any) -> tuple[Tensor, Tensor]:
+        """x_t and x_0_hat (K, n, C, H, W) in [-1, 1] of K steps on the way from noise to images; the last are the images."""
+
+    def noised(self, request: Request, *, seeds: Sequence[int], frames: int) -> Tensor:
+        """`images` (frames, n, C, H, W) in [-1, 1] on the way from clean to noise."""
+
+
+@runtime_checkable
+class GuidedByWeaker(Protocol):
+    """Is guided away from a worse model of the same data, in place of the unconditional estimate."""
+
+    def guide_by(self, other: Any) -> None:
+        """Draw from now on with this model as the worse one. Raises ValueError if the two do not go together."""
+
+
+@runtime_checkable
 class EmbedsImages(Protocol):
     """Says what is in an image as a vector, for instance CLIP."""
 

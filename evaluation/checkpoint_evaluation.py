@@ -24,7 +24,7 @@ from evaluation.report import FinishedEvaluation
 from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
 from runtime.build import DATA, instantiate, instantiate_untrusted
-from runtime.checkpoint import load_module
+from runtime.checkpoint import guide_by_weaker, load_module
 from runtime.config import REPO, compose_data
 from runtime.options import given_options, shown_options
 from runtime.places import check_folder, trusted
@@ -53,6 +53,9 @@ def evaluate_checkpoint(
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
+    worse = None
+    if cfg.weaker is not None:
+        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
     data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
@@ -64,6 +67,7 @@ def evaluate_checkpoint(
         "data": data.fingerprint(),
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
+        **({} if worse is None else {"weaker": worse["sha256"]}),
     }
     check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run
     sampler = SampleDrawer(cfg, module, fixed, out, device, ranks)
@@ -89,7 +93,7 @@ def evaluate_checkpoint(
     median, least = sec_per_image(timing)
     cost = costs[0] | {"sec_per_image": median, "sec_per_image_min": least}
     place = device_name(device, ranks)
-    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost)
+    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost, worse)
     return write_result(out, what, splits, sweeps)
 
 
@@ -177,12 +181,17 @@ def describe(
     place: str,
     computed_in: str,
     cost: dict[str, Any],
+    worse: dict[str, Any] | None = None,
 ) -> Subject:
     """Everything in metrics.json and on the cards that is not a measurement."""
     choices = config.get("choices") or {}
     family, source = choices.get("model") or type(module).__name__, choices.get("data") or type(data).__name__
     given = shown_options(given_options(cfg))
     settings = shown_options(module.sampling_settings()) | given
+    guide = {}
+    if worse is not None:
+        settings["weaker"] = worse["sha256"]
+        guide["guided by"] = f"{cfg.weaker} (sha256 {worse['sha256'][:12]}), {worse['weights']} after {worse['step']:,} steps"
     parameters = sum(p.numel() for p in module.parameters())
     info = info | {"path": shortest(Path(info["path"]))}
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
@@ -198,6 +207,7 @@ def describe(
             "images per split": str(cfg.n or DEFAULT_N),
             "seeds": f"one per image, from seed={cfg.seed}",
             "sampling": ", ".join(f"{k} {v}" for k, v in given.items()) or "as the checkpoint has it",
+            **guide,
             "precision": computed_in,
             "device": place,
         },

@@ -62,6 +62,7 @@ class Diffusion(Cascade):
         self.check_sampling(["diffusion"], request, seeds)
         known = request.images.to(self.device), request.masks.to(self.device)
         options = {"guidance_scale": guidance_scale, "num_steps": num_steps, "sampler": sampler}
+        options["weaker"] = None if self.weaker is None else self.weaker.stages["diffusion"]
         image = self.stage.sample(self.request_fields(request), seeds, "diffusion", device=self.device, around=known, **options)
         return torch.where(known[1], known[0], image)
 

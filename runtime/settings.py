@@ -69,6 +69,7 @@ class Sampling(Schema):
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
     options: dict[str, Any]
+    weaker: Place | None = None
     trust: Trust = None
 
 
@@ -77,7 +78,7 @@ class Sample(Sampling):
 
     ckpt: Place
     out: Place
-    task: Literal["sample", "inpaint", "interpolate", "invert"]
+    task: Literal["sample", "film", "inpaint", "interpolate", "invert"]
     image: Place | None
     images: Annotated[Names, "two images, for instance [A.png,B.png]"] | None
     mask: Place | None
