@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules.class_files import FORMATS
 from contracts import Request
+from datamodules.class_files import FORMATS
 from runtime.build import check_targets, instantiate
 from runtime.checkpoint import load_module
 from runtime.config import CONF, compose
@@ -96,12 +96,12 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step=*.ckpt")
     module, _, info = load_module(checkpoint)
     assert info["weights"] == "ema" and info["step"] == 1
-    if (conditions := module.example_conditions()) == 0:  # it draws nothing, and says so
+    request = module.example_request()
+    if request.n == 0:  # it draws nothing, and says so
         assert module.sampling_refusal() and not (tmp_path / "run" / "samples").exists()
         return
-    one = 1 if isinstance(conditions, int) else conditions[:1]
     options = {} if module.conditioning == "none" else {"num_steps": 1}
-    image = module.sample(one, seeds=[0], **options)
+    image = module.sample(request.take([0]), seeds=[0], **options)
     shape = (1, cfg.data.get("channels", 3), cfg.data.image_size, cfg.data.image_size)
     assert image.shape == shape and image.isfinite().all()
 
