@@ -129,6 +129,10 @@ class DiffusionStage(nn.Module):
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps}: give a whole number of at least 1")
         if self.lowres is not None:
+            if not self.space.bounded:
+                raise ValueError("only a stage of pixels starts from a low-resolution image: leave lowres out")
+            if not any(c.reads == "lowres" for c in self.conditioners.values()):
+                raise ValueError("a stage with lowres needs a LowresConditioner, or its net never sees the image")
             self.lowres.check(self.space.image_size)
 
     @property

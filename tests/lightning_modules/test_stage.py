@@ -555,3 +555,10 @@ def test_its_net_and_schedule_are_the_denoisers() -> None:
     stage = make()
     assert stage.net is stage.denoiser.net and stage.schedule is SCHEDULE
     assert isinstance(stage.times, UniformTimes) and stage.cond_drop_prob == {"text": 0.1}
+
+
+def test_a_low_resolution_image_that_no_net_would_see_is_refused() -> None:
+    with pytest.raises(ValueError, match="a stage with lowres needs a LowresConditioner"):
+        make(conditioners={"text": PlainText()}, lowres=LowResolution(4))
+    with pytest.raises(ValueError, match="only a stage of pixels starts from a low-resolution image"):
+        make(space=Embeddings(8), lowres=LowResolution(4))
