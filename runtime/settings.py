@@ -108,6 +108,7 @@ class Evaluate(Sampling):
     n: Count | None
     other_data: Annotated[Names, "a list of data, for instance [mnist]"] | None
     importance_samples: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [50,500]"] | None
+    likelihood_options: dict[str, Any]
     train_images: Count
     wandb: bool
     splits: Annotated[Names, "a list of splits, for instance [iid,word]"] | None
@@ -334,7 +335,7 @@ def known_options(module: Any, method: str = "sample") -> dict[str, Any]:
     A task that takes any options, by `**options`, hands them on to sample() and takes what that names.
     """
     known, others = arguments(getattr(type(module), method))
-    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T")}
+    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T", "batch")}
     return known_options(module) | known if others and method != "sample" else known
 
 

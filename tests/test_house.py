@@ -41,9 +41,9 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "files", "pictures", "torch", "numpy", "PIL", "omegaconf", "runtime", "scenes",
         "evaluation/metrics", "evaluation/extractors", "evaluation/pictures", "evaluation/report",
     },
-    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluation/metrics", "evaluation/pictures"},
+    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "optimizers", "evaluation/metrics", "evaluation/pictures"},
     "runtime": {
-        "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
+        "contracts", "files", "optimizers", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "train.py": {"runtime"},
     "sample.py": {"contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
