@@ -3,7 +3,7 @@
 python -m benchmarks.sampler_table --ckpt RUN [--n 2000 --steps 5 10 20 50 100 250 --samplers ddim heun …] [data.root=…]
 
 Every cell draws the images of the same seeds. Cells are measured in the order of their network calls and each is written
-at once, so that the command can be stopped and given again. Fills the table of docs/diffusion.md where that page has a
+at once, so that the command can be stopped and given again. Fills the table of docs/diffusion_family.md where that page has a
 place for it, and draws Fréchet distance against network calls.
 """
 
@@ -35,7 +35,7 @@ from evaluation.metrics.images import to_uint8
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 
-PAGE, PICTURE = REPO / "docs" / "diffusion.md", REPO / "docs" / "images" / "diffusion_samplers.png"
+PAGE, PICTURE = REPO / "docs" / "diffusion_family.md", REPO / "docs" / "images" / "diffusion_samplers.png"
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": samplers.ddpm,
     "ddpm_large": partial(samplers.ddpm, variance="large"),
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--ckpt {args.ckpt}: this is no diffusion model of one stage")
     kind = precision("auto", config, "cpu")
     what = {"weights": info["sha256"], "n": args.n, "precision": kind}
-    known, extractor = earlier(args.out, what), EfficientNetLite0(cache_dir=REPO / ".cache" / "features")
+    known, extractor = earlier(args.out, what), EfficientNetLite0()
     test, train = real_images(config.data, args.n, args.overrides)
     real = extractor(test)
     settings = {"ckpt": Path(args.ckpt).name, "images": args.n, "batch": args.batch, "precision": kind}
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "floor": frechet_of_features(real, extractor(train)),
         "cells": known,
     }
-    todo, extractor = cells(args.samplers, args.steps, args.most_calls), EfficientNetLite0()
+    todo = cells(args.samplers, args.steps, args.most_calls)
     measured(
         module, real, extractor, todo, known, lambda: write_json(args.out, result),
         n=args.n, batch=args.batch, bf16=kind == "bf16",
