@@ -4,7 +4,7 @@ python -m benchmarks.diffusion_table --peer-python PEER/bin/python [--cpu-minute
 
 Each row trains in a process of its own on one thread for so many processor minutes, start-up, reading and saving included:
 minutes of the clock say little on a machine that others use. Rows that --dir holds are not trained again, and --rows of
-several calls come together in one table. Fills the table of docs/diffusion_family.md where that page has a place for it.
+several calls come together in one table. Fills the table of docs/diffusion_models.md where that page has a place for it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from runtime.checkpoint import load_module
 from runtime.config import compose
 from runtime.fit import cpu_has_bf16
 
-PAGE, PICTURE = REPO / "docs" / "diffusion_family.md", REPO / "docs" / "images" / "diffusion_table.png"
+PAGE, PICTURE = REPO / "docs" / "diffusion_models.md", REPO / "docs" / "images" / "diffusion_table.png"
 OURS = ("ddpm", "edm", "flow", "gan")
 # The learning rate of its README, and one for short trainings. Its net has about the parameters of ours.
 PEERS = {"denoising": 8e-5, "denoising_fast": 1e-3}

@@ -3,7 +3,7 @@
 python -m benchmarks.sampler_table --ckpt RUN [--n 2000 --steps 5 10 20 50 100 250 --samplers ddim heun …] [data.root=…]
 
 Every cell draws the images of the same seeds. Cells are measured in the order of their network calls and each is written
-at once, so that the command can be stopped and given again. Fills the table of docs/diffusion_family.md where that page has a
+at once, so that the command can be stopped and given again. Fills the table of docs/diffusion_models.md where that page has a
 place for it, and draws Fréchet distance against network calls.
 """
 
@@ -35,7 +35,7 @@ from evaluation.metrics.images import to_uint8
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
 
-PAGE, PICTURE = REPO / "docs" / "diffusion_family.md", REPO / "docs" / "images" / "diffusion_samplers.png"
+PAGE, PICTURE = REPO / "docs" / "diffusion_models.md", REPO / "docs" / "images" / "diffusion_samplers.png"
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": samplers.ddpm,
     "ddpm_large": partial(samplers.ddpm, variance="large"),
