@@ -73,10 +73,27 @@ class Reconstructs(Protocol):
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-    """Bounds or values of -log p(image)."""
+    """Bounds or values of -log p(image). A module that cannot say it for its images sets `likelihood` to None."""
 
-    def likelihood(self, batch: Batch) -> dict[str, Tensor]:
-        """Columns (B,) in nats per image by name; a name that ends in `_density_nats` is of a density on [-1, 1]."""
+    def likelihood(self, batch: Batch, **options: Any) -> dict[str, Tensor]:
+        """Columns (B,) in nats per image by name; a name that ends in `_density_nats` is of a density on [-1, 1].
+
+        Columns (B, K) are no numbers but a curve of each image: `NAME_terms_nats`, whose sum is `NAME_nats`, over
+        `NAME_terms_log_snr`. Options are keyword arguments with a type and a default of None, as those of `sample`.
+        """
+
+
+def has_likelihood(module: Any) -> bool:
+    """Whether a module says how likely images are; a model of latents may have the method and not the images."""
+    return isinstance(module, HasLikelihood) and module.likelihood is not None
+
+
+@runtime_checkable
+class ExplainsLikelihood(Protocol):
+    """Says how its likelihoods are computed, for the evaluation card."""
+
+    def likelihood_settings(self, **options: Any) -> dict[str, Any]:
+        """Plain values by name, for the options that `likelihood` gets."""
 
 
 @runtime_checkable
@@ -130,6 +147,25 @@ class Inverts(Protocol):
 
     def draw_from(self, x_T: Tensor, request: Request, **options: Any) -> Tensor:
         """Images (n, C, H, W) in [-1, 1] drawn from this noise without further randomness."""
+
+
+@runtime_checkable
+class Films(Protocol):
+    """Draws in steps, and shows them."""
+
+    def film(self, request: Request, *, seeds: Sequence[int], **options: Any) -> tuple[Tensor, Tensor]:
+        """x_t and x_0_hat (K, n, C, H, W) in [-1, 1] of K steps on the way from noise to images; the last are the images."""
+
+    def noised(self, request: Request, *, seeds: Sequence[int], frames: int) -> Tensor:
+        """`images` (frames, n, C, H, W) in [-1, 1] on the way from clean to noise."""
+
+
+@runtime_checkable
+class GuidedByWeaker(Protocol):
+    """Is guided away from a worse model of the same data, in place of the unconditional estimate."""
+
+    def guide_by(self, other: Any) -> None:
+        """Draw from now on with this model as the worse one. Raises ValueError if the two do not go together."""
 
 
 @runtime_checkable

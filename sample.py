@@ -18,12 +18,13 @@ from torch import Tensor
 from contracts import Request
 from evaluation.image_files import decode, resized
 from evaluation.metrics.images import to_uint8
+from evaluation.pictures.animation import save_gif
 from evaluation.pictures.captioned_grid import captioned_grid, to_pil
 from evaluation.pictures.latent_sheets import SHEETS, check_sheet
-from evaluation.pictures.tasks import check_task, inpaint, interpolate, invert
+from evaluation.pictures.tasks import check_task, film, inpaint, interpolate, invert
 from files import read_bytes, replacing, write_text
 from runtime import settings
-from runtime.checkpoint import load_module
+from runtime.checkpoint import guide_by_weaker, load_module
 from runtime.cli import launch
 from runtime.config import compose
 from runtime.options import SHORT, built_options, given_options, shown_options
@@ -32,10 +33,11 @@ from runtime.settings import check_options, known_options
 
 GRID = 64  # images in grid.png
 MAX_PROMPT_BYTES = 16 * 2**20
-# Task -> the files it starts from, and the methods of the model that it calls.
-NEEDED = {"sample": (), "inpaint": ("image", "mask"), "interpolate": ("images",), "invert": ("image",)}
+# Task -> the files that it needs, and the methods of the model that it calls.
+NEEDED = {"sample": (), "inpaint": ("image", "mask"), "interpolate": ("images",), "invert": ("image",), "film": ()}
+POSSIBLE = {**NEEDED, "film": ("image",)}  # the files that it can start from
 METHODS = {
-    "sample": ("sample",), "inpaint": ("inpaint",), "interpolate": ("invert", "draw_from"), "invert": ("invert", "draw_from"),
+    "sample": ("sample",), "film": ("film",), "inpaint": ("inpaint",), "interpolate": ("invert", "draw_from"), "invert": ("invert", "draw_from"),
 }  # fmt: skip
 
 
@@ -52,14 +54,16 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     options, methods = given_options(cfg), METHODS["sample" if sheet is not None else cfg.task]
     for name, value in options.items():
         check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.", methods)
-    from_images = cfg.task != "sample" and sheet is None
-    request = read_request(cfg, module, from_images)
+    from_images = cfg.image is not None or cfg.images is not None
+    request = read_request(cfg, module, from_images and cfg.task != "film")
     if from_images:
         request = with_images(cfg, request, config.data)
     if (reason := module.sampling_refusal()) is not None:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
+    if cfg.weaker is not None:
+        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
     what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
@@ -71,6 +75,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         return []
     draw = draw_samples if cfg.task == "sample" else draw_task
     lines = draw(cfg, module, request, options, out)
+    if cfg.weaker is not None:
+        lines = [line | {"weaker": worse["sha256"]} for line in lines]
     write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
@@ -105,15 +111,18 @@ def draw_task(
     """A task that starts from images: one PNG for each image, and a strip of all, named after the task."""
     built = built_options(options)
     taken = [{n: v for n, v in built.items() if n in known_options(module, method)} for method in METHODS[cfg.task]]
-    if cfg.task == "inpaint":
+    if cfg.task in ("inpaint", "film"):
         seeds: list[Any] = [cfg.seed + i for i in range(request.n)]
-        drawn = inpaint(module, request, seeds, *taken)
+        drawn = (inpaint if cfg.task == "inpaint" else film)(module, request, seeds, *taken)
     else:
         seeds = [None] * request.n
         drawn = (interpolate if cfg.task == "interpolate" else invert)(module, request, *taken)
     asked, facts = request.texts or request.labels or [None] * request.n, {"task": cfg.task, **shown_options(options)}
     names = save(out, drawn.images_u8)
     write_png(drawn.strip, out / f"{cfg.task}.png")
+    if drawn.frames:
+        save_gif(drawn.frames, out / f"{cfg.task}.gif")
+        print(out / f"{cfg.task}.gif")
     for name, value in drawn.facts.items():
         print(f"{name}: {value:.4g}")
     print(out / f"{cfg.task}.png")
@@ -161,14 +170,16 @@ def check_task_settings(cfg: DictConfig) -> None:
     """Raises ValueError or FileNotFoundError unless a task has the images that it needs, and no others."""
     needed = NEEDED[cfg.task]
     for name in ("image", "mask", "images"):
-        if cfg[name] is not None and name not in needed:
-            tasks = " or ".join(f"task={task}" for task, names in NEEDED.items() if name in names)
+        if cfg[name] is not None and name not in POSSIBLE[cfg.task]:
+            tasks = " or ".join(f"task={task}" for task, names in POSSIBLE.items() if name in names)
             raise ValueError(f"{name}= goes with {tasks}, and means nothing to task={cfg.task}")
         if cfg[name] is None and name in needed and name != "images":
             raise ValueError(f"task={cfg.task} needs {name}=FILE")
     if cfg.images is not None and (len(cfg.images) != 2 or cfg.n < 2):
         raise ValueError(f"task=interpolate goes from one image to another: give two images and n of at least 2, "
                          f"not {len(cfg.images)} images and n={cfg.n}")
+    if cfg.weaker is not None and (cfg.sheet is not None or cfg.task not in ("sample", "inpaint", "film")):
+        raise ValueError(f"weaker={cfg.weaker} guides task=sample, task=inpaint and task=film, and nothing else")
     if cfg.task != "sample" and cfg.sheet is not None:
         raise ValueError(f"sheet={cfg.sheet} goes with task=sample")
     if cfg.task != "sample" and cfg.prompts is not None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import positive, run
 from benchmarks.corruptions import blur, generator, jpeg, noise, to_bytes
+from contracts import HasPrompts
 from evaluation.metrics.prompt_set import sample_seed
 from runtime.build import instantiate_untrusted
 from runtime.checkpoint import load_module
@@ -60,7 +61,7 @@ def write_folders(ckpt: str, split: str, n: int, out: Path) -> dict[str, Path]:
     """A folder of PNGs for each kind of damage, done to scenes of the prompts that were drawn for this alone."""
     _, config, _ = load_module(ckpt)
     data = instantiate_untrusted(config.data)
-    if not hasattr(data, "prompts"):
+    if not isinstance(data, HasPrompts):
         raise ValueError(f"{ckpt} was not trained on captioned scenes, whose images can be drawn anew")
     data.setup("test")
     seeds = (sample_seed("comparison", split, i) for i in range(n))

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from files import replacing
+from evaluation.pictures.animation import save_gif
 
 MAX_FRAMES = 60  # of longer runs, so many at even steps
 MAX_SIDE = 480  # pixels of a frame
-FRAME_MS, LAST_MS = 200, 3000
 BAR = 16  # pixels for the number of the step
 SUFFIX = "step="
 
@@ -29,9 +28,7 @@ def write_film(folder: Path, path: Path) -> bool:
         return False
     size = frames[-1].size  # of a run that was resumed with other conditions
     frames = [frame if frame.size == size else ImageOps.pad(frame, size, color="white") for frame in frames]
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with replacing(path) as fresh:
-        frames[0].save(fresh, format="gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    save_gif(frames, path)
     return True
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.learned_variance import hybrid_loss, vlb_term
 from diffusion.parameterisation import NEEDS_SIGNAL, Row, check_prediction, row
 from diffusion.process import add_noise, expand
 from diffusion.schedules import NoiseSchedule
@@ -111,56 +110,6 @@ class Denoiser(nn.Module):
         log_snr = self.schedule.log_snr(t).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
         weight = loss_weight(weighting, c, log_snr, **options)
         return weight.to(x_0.dtype) * (out - self.target(x_0, eps, t)).square().flatten(1).mean(1)
-
-
-class LearnedVarianceDenoiser(Denoiser):
-    """A denoiser whose net also learns the variances of the reverse kernels, by a second output of x's shape.
-
-    Its loss is the hybrid one: the simple loss, and a thousandth of the variational bound with the means held fixed.
-
-    Args:
-        num_steps: steps T of the process whose variances are learned; training times lie on k/T.
-    Source: Nichol & Dhariwal 2021, section 3.1
-    """
-
-    def __init__(
-        self, net: Callable[..., Tensor], schedule: NoiseSchedule, prediction: str, num_steps: int, *, sigma_data: float = 0.5
-    ) -> None:
-        super().__init__(net, schedule, prediction, sigma_data=sigma_data)
-        if num_steps < 2:
-            raise ValueError(f"learned_variance_steps={num_steps}: give the number of steps, at least 2")
-        self.num_steps = num_steps
-
-    def both(self, x_t: Tensor, t: Tensor, coefficients: Row, **cond: Any) -> tuple[Tensor, Tensor]:
-        """The output F and v in about [0, 1], (B, ...) each."""
-        out = super().raw(x_t, t, coefficients, **cond)
-        if out.shape[1] != 2 * x_t.shape[1]:
-            raise ValueError(f"a learned variance needs a net with {2 * x_t.shape[1]} output channels, this one has {out.shape[1]}")
-        out, v = out.chunk(2, dim=1)
-        return out, (v + 1) / 2
-
-    def raw(self, x_t: Tensor, t: Tensor, coefficients: Row, **cond: Any) -> Tensor:
-        return self.both(x_t, t, coefficients, **cond)[0]
-
-    def with_variance(self, x_t: Tensor, t: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
-        """x_0_hat and v, (B, ...) each: v = 0 is the small reverse variance and v = 1 the large one."""
-        x_t = full_precision(x_t)
-        c = self.row(t)
-        out, v = self.both(x_t, t, c, **cond)
-        return expand(c.c_skip, x_t) * x_t + expand(c.c_out, x_t) * out, v
-
-    def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, weighting: str = "uniform", **options: Any) -> Tensor:
-        """The hybrid loss per sample (B,); t on k/T. One call of the net serves both parts."""
-        x_0 = full_precision(x_0)
-        cond = {k: o for k, o in options.items() if k not in ("times", "weighting_kwargs")}
-        x_t, c = add_noise(x_0, eps.to(x_0.dtype), t, self.schedule), self.row(t)
-        out, v = self.both(x_t, t, c, **cond)
-        simple = self.error(out, x_0, eps.to(x_0.dtype), t, weighting, options.get("times"), options.get("weighting_kwargs"))
-        u = (t - 1 / self.num_steps).clamp(min=0.5 / self.num_steps)  # the last step's own variance is not a kernel's
-        x_0_hat = expand(c.c_skip, x_t) * x_t + expand(c.c_out, x_t) * out
-        scales = (self.schedule.alpha(t), self.schedule.sigma(t), self.schedule.alpha(u), self.schedule.sigma(u))
-        term = vlb_term(x_0, x_t, x_0_hat, v, *scales)
-        return hybrid_loss(simple, term, x_0[0].numel(), self.num_steps)
 
 
 def check_weighting(weighting: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, full_precision
 from diffusion.likelihood import standard_prior_std
 from diffusion.process import expand
-from diffusion.random import keyed_generators, keyed_randn
+from rng.keyed import keyed_generators, keyed_randn
 from diffusion.schedules import NoiseSchedule
 
 DIVERGENCES = ("exact", "rademacher", "gaussian")
@@ -43,6 +43,7 @@ def flow_log_density(
     tolerance: float = 1e-5,
     num_steps: int = 100,
     ratio_0: float = 1e-3,
+    spacing: str = "even",
     log_prior: Callable[[Tensor], Tensor] | None = None,
 ) -> FlowDensity:
     """log p(x_0) for x_0 (B, ...), where p is the density of the model's clean data plus noise of std ratio_0.
@@ -51,13 +52,16 @@ def flow_log_density(
     falls it becomes that of the data, with an error of order ratio_0². For bytes give x_0 dequantised by uniform noise.
     Args: divergence: exact takes one backward pass per dimension; rademacher and gaussian are Hutchinson's unbiased
     estimate with one probe per sample, keyed by its seed and the same along the path; method: dopri5 with `tolerance`,
-    whose steps the whole batch shares, or rk4 with num_steps even steps in the angle; log_prior(x_T) -> (B,), else
+    whose steps the whole batch shares, or rk4 with num_steps steps, which depend on no batch; their `spacing` is even in
+    the angle, or geometric, in even ratios of it, which follows the data's finest noise with few steps; log_prior(x_T) -> (B,), else
     N(0, `standard_prior_std`²).
     Raises: ValueError for an unknown divergence or method, or an estimate without seeds.
     Source: Song et al. 2021 (score SDE), section 4.3 and appendix D.2; Grathwohl et al. 2019 (FFJORD), eq. 8
     """
     if divergence not in DIVERGENCES or method not in ("dopri5", "rk4"):
         raise ValueError(f"divergence={divergence!r}, method={method!r}: {', '.join(DIVERGENCES)}; dopri5 or rk4")
+    if spacing not in ("even", "geometric") or num_steps < 1:
+        raise ValueError(f"spacing={spacing!r}, num_steps={num_steps}: even or geometric; at least 1")
     if divergence != "exact" and seeds is None:
         raise ValueError(f"divergence={divergence!r} draws a probe per sample: give seeds, or divergence='exact'")
     x_0 = full_precision(x_0)
@@ -67,7 +71,9 @@ def flow_log_density(
     field = _Field(denoise, schedule, _probe(divergence, seeds, x_0))
     state = math.cos(start) * x_0, x_0.new_zeros(len(x_0))
     if method == "rk4":
-        z, change = _rk4(field, *state, start, end, num_steps)
+        shares = [i / num_steps for i in range(num_steps + 1)]
+        even = [start + share * (end - start) for share in shares]
+        z, change = _rk4(field, *state, even if spacing == "even" else [start * (end / start) ** s for s in shares])
     else:
         from torchdiffeq import odeint
 
@@ -127,11 +133,11 @@ def _probe(divergence: str, seeds: Sequence[int] | Tensor | None, x: Tensor) -> 
     return (2 * signs - 1).to(x)
 
 
-def _rk4(field: _Field, z: Tensor, change: Tensor, start: float, end: float, num_steps: int) -> tuple[Tensor, Tensor]:
+def _rk4(field: _Field, z: Tensor, change: Tensor, angles: Sequence[float]) -> tuple[Tensor, Tensor]:
     """The classical fourth-order rule; the change does not feed back into the field."""
-    h, at = (end - start) / num_steps, lambda angle: torch.tensor(angle, dtype=torch.float64)
-    for i in range(num_steps):
-        angle = start + i * h
+    at = lambda angle: torch.tensor(angle, dtype=torch.float64)  # noqa: E731
+    for angle, following in zip(angles, angles[1:]):
+        h = following - angle
         z_1, d_1 = field(at(angle), (z, change))
         z_2, d_2 = field(at(angle + h / 2), (z + h / 2 * z_1, change))
         z_3, d_3 = field(at(angle + h / 2), (z + h / 2 * z_2, change))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from contracts import HasImportanceSamples, HasLikelihood, HasPrompts, Reconstructs
+from contracts import ExplainsLikelihood, HasImportanceSamples, HasPrompts, Reconstructs, has_likelihood
 from evaluation.drawing import SampleDrawer, precision, seeds
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
@@ -24,10 +24,11 @@ from evaluation.report import FinishedEvaluation
 from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
 from runtime.build import DATA, instantiate, instantiate_untrusted
-from runtime.checkpoint import load_module
+from runtime.checkpoint import guide_by_weaker, load_module
 from runtime.config import REPO, compose_data
-from runtime.options import given_options, shown_options
+from runtime.options import given_options, plain, shown_options
 from runtime.places import check_folder, trusted
+from runtime.settings import check_options
 
 SCENE_SPLITS = ("iid", "combo", "word")
 DEFAULT_N = 512
@@ -53,8 +54,12 @@ def evaluate_checkpoint(
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
+    worse = None
+    if cfg.weaker is not None:
+        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
+    asked = likelihood_options(module, cfg)
     data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     fixed = {
@@ -64,6 +69,7 @@ def evaluate_checkpoint(
         "data": data.fingerprint(),
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
+        **({} if worse is None else {"weaker": worse["sha256"]}),
     }
     check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run
     sampler = SampleDrawer(cfg, module, fixed, out, device, ranks)
@@ -72,7 +78,7 @@ def evaluate_checkpoint(
     costs, timing = [], []
     for split in cfg.splits or default_splits(data):
         prompts = load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images).asked(module.conditioning)
-        prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks)
+        prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks, asked)
         if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
             prompts = replace(prompts, other_likelihoods=likelihoods_of_other_data(cfg, module, config.data, len(prompts), device))
         if len(prompts) < ranks.world:
@@ -89,7 +95,7 @@ def evaluate_checkpoint(
     median, least = sec_per_image(timing)
     cost = costs[0] | {"sec_per_image": median, "sec_per_image_min": least}
     place = device_name(device, ranks)
-    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost)
+    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost, worse)
     return write_result(out, what, splits, sweeps)
 
 
@@ -101,14 +107,21 @@ def default_splits(data: Any) -> Sequence[str]:
 
 
 def with_model(
-    prompts: PromptSet, module: Any, needs: frozenset[str], batch_size: int, device: str, ranks: Ranks
+    prompts: PromptSet,
+    module: Any,
+    needs: frozenset[str],
+    batch_size: int,
+    device: str,
+    ranks: Ranks,
+    options: dict[str, Any] | None = None,
 ) -> PromptSet:
     """Adds the model's reconstructions and likelihoods of the real images, where its family has them.
 
     The model gets the batches that it trains on. Each process fills the rows of its own images and leaves the others empty.
+    `options` are those of the model's likelihood().
     """
     reconstructs = isinstance(module, Reconstructs)
-    judges = isinstance(module, HasLikelihood) and "likelihood" in needs
+    judges = has_likelihood(module) and "likelihood" in needs
     if not (reconstructs or judges):
         return prompts
     reconstruction = torch.zeros_like(prompts.real)
@@ -117,13 +130,29 @@ def with_model(
     for start in range(0, len(mine), batch_size):
         indices = mine[start : start + batch_size]
         batch = batch_of(prompts, indices, device)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: a density may need the net's gradient
             if reconstructs:
                 reconstruction[indices] = to_uint8(module.reconstruct(batch).float().cpu())
-            for key, values in (module.likelihood(batch) if judges else {}).items():
-                column = columns.setdefault(key, torch.full((len(prompts),), torch.nan, dtype=torch.float64))
+            for key, values in (module.likelihood(batch, **(options or {})) if judges else {}).items():
+                empty = torch.full((len(prompts), *values.shape[1:]), torch.nan, dtype=torch.float64)
+                column = columns.setdefault(key, empty)
                 column[indices] = values.double().cpu()
-    return replace(prompts, reconstruction=reconstruction if reconstructs else None, likelihood=columns or None)
+    told = judges and isinstance(module, ExplainsLikelihood)
+    return replace(
+        prompts,
+        reconstruction=reconstruction if reconstructs else None,
+        likelihood=columns or None,
+        likelihood_protocol=module.likelihood_settings(**(options or {})) if told else None,
+    )
+
+
+def likelihood_options(module: Any, cfg: DictConfig) -> dict[str, Any]:
+    """The command's options of a model's likelihood(). Raises ValueError, in one line, for what it does not take."""
+    options = {name: value for name, value in plain(cfg.likelihood_options or {}).items() if value is not None}
+    if options and not has_likelihood(module):
+        raise ValueError(f"likelihood_options={list(options)}: this model has no likelihood of images (that of latents is none)")
+    check_options(module, options, "likelihood_options.", ("likelihood",) if options else ())
+    return options
 
 
 def set_importance_samples(module: Any, counts: Sequence[Any]) -> None:
@@ -149,7 +178,7 @@ def likelihoods_of_other_data(
         data = instantiate(node)
         data.setup("test")
         prompts = load_prompts(data, default_splits(data)[0], n)
-        judged = with_model(prompts, module, frozenset({"likelihood"}), cfg.batch_size, device, ALONE)
+        judged = with_model(prompts, module, frozenset({"likelihood"}), cfg.batch_size, device, ALONE, likelihood_options(module, cfg))
         found[str(name)] = judged.likelihood
     return found
 
@@ -177,12 +206,17 @@ def describe(
     place: str,
     computed_in: str,
     cost: dict[str, Any],
+    worse: dict[str, Any] | None = None,
 ) -> Subject:
     """Everything in metrics.json and on the cards that is not a measurement."""
     choices = config.get("choices") or {}
     family, source = choices.get("model") or type(module).__name__, choices.get("data") or type(data).__name__
     given = shown_options(given_options(cfg))
     settings = shown_options(module.sampling_settings()) | given
+    guide = {}
+    if worse is not None:
+        settings["weaker"] = worse["sha256"]
+        guide["guided by"] = f"{cfg.weaker} (sha256 {worse['sha256'][:12]}), {worse['weights']} after {worse['step']:,} steps"
     parameters = sum(p.numel() for p in module.parameters())
     info = info | {"path": shortest(Path(info["path"]))}
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
@@ -198,6 +232,7 @@ def describe(
             "images per split": str(cfg.n or DEFAULT_N),
             "seeds": f"one per image, from seed={cfg.seed}",
             "sampling": ", ".join(f"{k} {v}" for k, v in given.items()) or "as the checkpoint has it",
+            **guide,
             "precision": computed_in,
             "device": place,
         },

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Request
-from diffusion.random import keyed_randn
+from rng.keyed import keyed_randn
 from lightning_modules.base import GenerativeModule
 from networks.autoencoder import check_latent_dim
 from objectives.processes import mean_over_processes

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch, Request, label_tensor
-from diffusion.random import keyed_rand
+from rng.keyed import keyed_generators, keyed_rand
 from lightning_modules.base import GenerativeModule
 from lightning_modules.stage import DiffusionStage
+
+FILMED = 60  # steps of a film, at most
 
 
 class Cascade(GenerativeModule):
@@ -51,11 +53,19 @@ class Cascade(GenerativeModule):
     def guide_by(self, other: Any) -> None:
         """Guide by a weaker model of the same stages, such as an earlier checkpoint, in place of dropped conditions.
 
-        Raises: ValueError for a model with other stages.
+        Raises: ValueError for a model with other stages, of another size, that reads other conditions, or is not trained.
         Source: Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself")
         """
-        if list(getattr(other, "stages", ())) != list(self.stages):
-            raise ValueError(f"weaker: give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
+        if not isinstance(other, Cascade) or list(other.stages) != list(self.stages):
+            raise ValueError(f"give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
+        for name, stage in other.stages.items():
+            own = self.stages[name]
+            if stage.space.shape != own.space.shape or stage.space.identity != own.space.identity:
+                raise ValueError(f"stage {name!r} draws {stage.space.shape} in a space of its own, not {own.space.shape} of this model's")
+        if other.conditioning not in ("none", self.conditioning):
+            raise ValueError(f"it is told a {other.conditioning}, and this model is not")
+        if (refusal := other.sampling_refusal()) is not None:
+            raise ValueError(refusal)
         self._weaker = [other.to(self.device).eval()]
 
     @property
@@ -192,11 +202,56 @@ class Cascade(GenerativeModule):
             )
         return image
 
+    @torch.no_grad()
+    def film(
+        self,
+        request: Request,
+        *,
+        seeds: Sequence[int],
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        sampler: Callable[..., Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """x_t and x_0_hat (K, n, C, S, S) in [-1, 1] of at most 60 steps of the first stage; both end with its images."""
+        name, stage = next(iter(self.stages.items()))
+        self.check_sampling([name], request, seeds)
+        steps = num_steps or stage.num_steps
+        wanted = {round(i * (steps - 1) / max(1, FILMED - 2)) for i in range(FILMED - 1)} if steps >= FILMED else set(range(steps))
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def watch(step: int, x_t: Tensor, x_0_hat: Tensor) -> None:
+            if step in wanted:
+                seen[step] = stage.shown(x_t), stage.shown(x_0_hat)
+
+        image = stage.sample(
+            self.request_fields(request),
+            seeds,
+            name,
+            device=self.device,
+            guidance_scale=guidance_scale,
+            num_steps=num_steps,
+            sampler=sampler,
+            weaker=None if self.weaker is None else self.weaker.stages[name],
+            on_step=watch,
+        )
+        x_t, x_0_hat = zip(*seen.values(), (image, image))
+        return torch.stack(x_t), torch.stack(x_0_hat)
+
+    @torch.no_grad()
+    def noised(self, request: Request, *, seeds: Sequence[int], frames: int) -> Tensor:
+        """`images` of a request (frames, n, C, S, S) in [-1, 1], from clean to noise at even times, each with one noise."""
+        name, stage = next(iter(self.stages.items()))
+        x_0 = stage.space.encode({"image": request.images.to(self.device)})
+        eps = stage.noise(x_0.shape, keyed_generators(seeds, name, "film"), x_0.device) / stage.schedule.sigma(torch.ones(()))
+        times = torch.linspace(0, 1, frames)
+        return torch.stack([stage.shown(stage.schedule.alpha(t) * x_0 + stage.schedule.sigma(t) * eps) for t in times])
+
     def sampling_settings(self) -> dict[str, Any]:
         """How each stage samples where no option is given."""
-        if len(self.stages) == 1:
-            return next(iter(self.stages.values())).settings()
-        return {f"{name}.{key}": value for name, stage in self.stages.items() for key, value in stage.settings().items()}
+        found = {name: stage.settings(guided=self.weaker is not None) for name, stage in self.stages.items()}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()}
 
     def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
         """Why these stages (None: all) cannot be sampled; None if they can."""

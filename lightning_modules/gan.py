@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.random import keyed_generators, keyed_randn, randn
+from rng.keyed import keyed_generators, keyed_randn, randn
 from contracts import Request, label_tensor
 from lightning_modules.base import GenerativeModule, check_schedules, seed_everything
 from lightning_modules.gan_checks import check_arguments, check_layers

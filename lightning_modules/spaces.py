@@ -94,7 +94,10 @@ class Latents(Space):
     def _frozen(self, device: torch.device | str = "cpu") -> tuple[Any, str, Tensor, Tensor]:
         """The autoencoder, its checksum, and mean and standard deviation of its latents, on a device."""
         if self._loaded is None:
-            model, _, facts = self.load(self.ckpt)
+            try:
+                model, _, facts = self.load(self.ckpt)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"the autoencoder of these latents is not there: {error}") from None
             if not isinstance(model, EncodesLatents):
                 raise ValueError(f"space.ckpt={self.ckpt}: {type(model).__name__} has no latents to diffuse; a VAE or an autoencoder has")
             if (found := model.latent_dim) != self.shape[0]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch
-from diffusion.denoiser import Denoiser, LearnedVarianceDenoiser, check_weighting
+from diffusion.denoiser import Denoiser, check_weighting
 from diffusion.guidance import guided
 from diffusion.inpainting import inpainted
-from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
+from diffusion.learned_denoiser import LearnedVarianceDenoiser
+from rng.keyed import keyed_generators, keyed_rand, keyed_randn, randn
+from diffusion.optimal_transport import paired
 from diffusion.samplers import OnStep
 from diffusion.schedules import NoiseSchedule
 from diffusion.threshold import THRESHOLDS, thresholded
@@ -39,7 +41,7 @@ class DiffusionStage(nn.Module):
         weighting: the loss weighting, see ``diffusion.weighting``; ``weighting_kwargs`` are its parameters.
         times: which noise levels are trained; None draws t uniformly.
         pairing: ``none`` | ``optimal_transport``: which sample of a batch gets which noise. Pairing by optimal transport is
-            for unconditional flows: under conditions it would skew the noise.
+            for unconditional flows: under conditions it would skew the noise. Validation pairs nothing.
         num_steps: of the sampler.
         guidance_scale: w of ``uncond + w (cond - uncond)``; 1 is off.
         guidance_rescale: share of the way back to the conditional estimate's standard deviation.
@@ -127,6 +129,10 @@ class DiffusionStage(nn.Module):
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps}: give a whole number of at least 1")
         if self.lowres is not None:
+            if not self.space.bounded:
+                raise ValueError("only a stage of pixels starts from a low-resolution image: leave lowres out")
+            if not any(c.reads == "lowres" for c in self.conditioners.values()):
+                raise ValueError("a stage with lowres needs a LowresConditioner, or its net never sees the image")
             self.lowres.check(self.space.image_size)
 
     @property
@@ -154,8 +160,8 @@ class DiffusionStage(nn.Module):
             batch = batch | fields
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
-        if self.pairing == "optimal_transport":
-            eps = pair(x_0, eps)
+        if self.pairing == "optimal_transport" and self.training:  # a validation loss depends on no other image
+            eps = paired(eps, x_0)
         t = self.times.draw(u, self.schedule)
         options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
         return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)
@@ -279,14 +285,23 @@ class DiffusionStage(nn.Module):
         )
         return self.space.decode(x_0)
 
+    def shown(self, x: Tensor) -> Tensor:
+        """Samples (B, ...) at any noise level as images in [-1, 1]; those of a spread above 1 are scaled to 1."""
+        spread = x.flatten(1).std(1).clamp(min=1).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
+        return self.space.decode(x / spread)
+
     def noise(self, shape: Sequence[int], generators: Any, device: torch.device | str) -> Tensor:
         """x_T of standard deviation sigma(1)."""
         return self.schedule.sigma(torch.ones((), device=device)) * randn(shape, generators, device)
 
-    def settings(self) -> dict[str, Any]:
-        """How it samples, as plain values."""
+    def settings(self, guided: bool = False) -> dict[str, Any]:
+        """How it samples, as plain values.
+
+        Args:
+            guided: whether a weaker model guides it; a stage with conditions to drop is guided in any case.
+        """
         found = {"sampler": name_of(self.sampler), "num_steps": self.num_steps, "threshold": self.threshold}
-        if any(c.droppable for c in self.conditioners.values()):
+        if guided or any(c.droppable for c in self.conditioners.values()):
             found |= {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
             found |= {} if self.guidance_interval is None else {"guidance_interval": list(self.guidance_interval)}
         if self.threshold == "dynamic":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from contracts import Batch
 from diffusion.process import add_noise
-from diffusion.random import Generators, keyed_rand, keyed_randn, randn
+from rng.keyed import Generators, keyed_rand, keyed_randn, randn
 from diffusion.schedules import CosineSchedule
 from lightning_modules.spaces import enlarge, reduce
 

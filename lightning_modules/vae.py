@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion.random import keyed_generators, keyed_rand, keyed_randn, randn
+from rng.keyed import keyed_generators, keyed_rand, keyed_randn, randn
 from contracts import Request
 from lightning_modules.base import GenerativeModule
 from objectives import elbo, iwae

@@ -28,7 +28,7 @@ Told = dict[str, Tensor]  # what a net is told: vector, tokens and token_mask, c
 class Conditioner(nn.Module):
     """One kind of condition."""
 
-    reads = ""  # what a user asks for with it: "label", "text", or nothing that a request can hold
+    reads = ""  # what it is told by: "label" and "text" of a request, "lowres" of a super-resolution stage
     droppable = True  # whether there is an unconditional value; False keeps the value in both passes of guidance
 
     def from_batch(self, batch: Batch) -> Value:
@@ -198,6 +198,7 @@ class LowresConditioner(Conditioner):
     Source: Ho et al. 2022 (cascaded diffusion), section 4.2
     """
 
+    reads = "lowres"
     droppable = False
 
     def __init__(self, emb_dim: int) -> None:

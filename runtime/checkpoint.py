@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from contracts import GuidedByWeaker
 from runtime.budget import budget_of
 from runtime.build import MODULE, instantiate_untrusted
 from runtime.checkpoint_io import newest_good, read, sha256
@@ -70,6 +71,23 @@ def load_module(
     return module.eval(), config, info
 
 
+def guide_by_weaker(module: Any, ckpt: str | Path, *, ema: bool = True, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Makes a model draw guided by a weaker one, such as an earlier checkpoint of its run; returns what is known of that one.
+
+    Args: as of `load_module`.
+    Raises: ValueError, in one line, for a model that knows no such guidance, and for a weaker one that does not fit or is
+        not trained; what `load_module` raises.
+    """
+    if not isinstance(module, GuidedByWeaker):
+        raise ValueError(f"weaker={ckpt}: {type(module).__name__} is not guided by a weaker model; diffusion models are")
+    other, _, info = load_module(ckpt, ema=ema, setting="weaker", trust=trust)
+    try:
+        module.guide_by(other)
+    except ValueError as error:
+        raise ValueError(f"weaker={ckpt}: {error}") from None
+    return info
+
+
 def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
     """Raises ValueError, in one line, unless a checkpoint has the parts that are read here in the form that they have."""
 
@@ -81,6 +99,7 @@ def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
 
     counters, ema = checkpoint.get("counters"), checkpoint.get("ema", {"params": {}, "num_updates": 0})
     encoder, versions = checkpoint.get("text_encoder"), checkpoint.get("versions")
+    frozen = checkpoint.get("frozen", {})
     texts = [value for value in (encoder, versions) if value is not None]
     forms = {
         "state_dict": tensors(checkpoint.get("state_dict")),
@@ -93,6 +112,7 @@ def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
         )
         and (encoder is None or set(encoder) == {"id", "revision"}),
         "data": isinstance(checkpoint.get("data", {}), dict),
+        "frozen": isinstance(frozen, dict) and all(isinstance(x, str) for pair in frozen.items() for x in pair),
         "train_sec": checkpoint.get("train_sec") is None or number(checkpoint["train_sec"]),
         "weights": isinstance(checkpoint.get("weights", ""), str),
     }

@@ -136,6 +136,7 @@ Draw images from a checkpoint: a file, a run directory, or a name in zoo/.
 
   python sample.py ckpt=RUN task=inpaint image=A.png mask=MASK.png n=4     fill what is black in the mask
   python sample.py ckpt=RUN task=interpolate images=[A.png,B.png] n=8      from one image to another
+  python sample.py ckpt=RUN task=film n=4                                 how images come out of noise, as PNG and GIF
   python sample.py ckpt=RUN task=invert image=A.png                        an image, its noise, and back
 
 Image i is drawn from seed + i and does not depend on the batch size.

@@ -17,10 +17,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from files import read_json, replacing, write_json, write_text
+from runtime.build import plain
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
 from runtime.checkpoint_scan import shortened
 from runtime.foreign import read_foreign_config
+from runtime.places import claims
 from runtime.settings import writable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "card.json"
@@ -59,6 +61,8 @@ def export(ckpt: str, out: str | Path) -> Path:
         "module": extra,
     }
     write_json(out / CARD, sealed(card), durable=True)
+    if needed := [value for _, key, value in claims(plain(config.model)) if key == "ckpt"]:
+        print(f"note: {out} holds no weights of {', '.join(needed)}: whoever loads it needs that model in the same place", flush=True)
     return out
 
 

@@ -212,7 +212,7 @@ def unsuited(value: Any, annotation: Any) -> str | None:
     if isinstance(value, list) and inside and origin is not tuple:
         return next((why for v in value if (why := unsuited(v, inside[0]))), None)
     plain_class = inspect.isclass(annotation) and origin is None and not getattr(annotation, "_is_protocol", False)
-    if not isinstance(value, dict) or "_target_" not in value or not plain_class or annotation in (Any, object):
+    if not isinstance(value, dict) or "_target_" not in value or not plain_class or annotation in (object, Any):
         return None
     wanted, name = annotation.__name__, value["_target_"]
     target = _found(name, "")

@@ -69,6 +69,7 @@ class Sampling(Schema):
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
     options: dict[str, Any]
+    weaker: Place | None = None
     trust: Trust = None
 
 
@@ -77,7 +78,7 @@ class Sample(Sampling):
 
     ckpt: Place
     out: Place
-    task: Literal["sample", "inpaint", "interpolate", "invert"]
+    task: Literal["sample", "film", "inpaint", "interpolate", "invert"]
     image: Place | None
     images: Annotated[Names, "two images, for instance [A.png,B.png]"] | None
     mask: Place | None
@@ -107,6 +108,7 @@ class Evaluate(Sampling):
     n: Count | None
     other_data: Annotated[Names, "a list of data, for instance [mnist]"] | None
     importance_samples: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [50,500]"] | None
+    likelihood_options: dict[str, Any]
     train_images: Count
     wandb: bool
     splits: Annotated[Names, "a list of splits, for instance [iid,word]"] | None
@@ -333,7 +335,7 @@ def known_options(module: Any, method: str = "sample") -> dict[str, Any]:
     A task that takes any options, by `**options`, hands them on to sample() and takes what that names.
     """
     known, others = arguments(getattr(type(module), method))
-    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T")}
+    known = {name: annotation for name, annotation in known.items() if name not in ("request", "seeds", "x_T", "batch")}
     return known_options(module) | known if others and method != "sample" else known
 
 

@@ -41,9 +41,9 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "files", "pictures", "torch", "numpy", "PIL", "omegaconf", "runtime", "scenes",
         "evaluation/metrics", "evaluation/extractors", "evaluation/pictures", "evaluation/report",
     },
-    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "evaluation/metrics", "evaluation/pictures"},
+    "callbacks": {"contracts", "files", "torch", "PIL", "pytorch_lightning", "optimizers", "evaluation/metrics", "evaluation/pictures"},
     "runtime": {
-        "contracts", "files", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
+        "contracts", "files", "optimizers", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "train.py": {"runtime"},
     "sample.py": {"contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
@@ -64,17 +64,12 @@ LAZY: dict[str, set[str]] = {
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
 # Source files that have no test file of their name yet. The list only gets shorter: a new file comes with its test.
 WITHOUT_TEST = {
-    "callbacks/progress.py", "diffusion/random.py", "diffusion/samplers/ancestral.py",
-    "evaluation/checkpoint_evaluation.py", "evaluation/command.py", "evaluation/extractors/classifier.py",
+    "diffusion/samplers/ancestral.py", "evaluation/extractors/classifier.py",
     "evaluation/extractors/clip_towers.py", "evaluation/extractors/dinov2.py", "evaluation/extractors/inception.py",
-    "evaluation/extractors/lite0.py", "evaluation/extractors/open_clip.py", "evaluation/extractors/weights.py",
-    "evaluation/folder_evaluation.py", "evaluation/pictures/tasks.py", "evaluation/processes.py",
-    "evaluation/report/alignment.py", "evaluation/report/cost.py", "evaluation/report/embedded_images.py",
-    "evaluation/report/finished_evaluation.py", "evaluation/report/header.py", "evaluation/report/html_parts.py",
-    "evaluation/report/likelihood.py", "evaluation/report/memorisation.py", "evaluation/report/metrics_json.py",
-    "evaluation/report/notes.py", "evaluation/report/page.py", "evaluation/report/sample_pictures.py",
-    "evaluation/report/sample_size.py", "evaluation/report/scoreboard.py", "evaluation/report/style.py",
-    "evaluation/report/svg_charts.py", "evaluation/report/sweep_curves.py",
+    "evaluation/report/alignment.py", "evaluation/report/cost.py", "evaluation/report/likelihood.py",
+    "evaluation/report/memorisation.py", "evaluation/report/metrics_json.py", "evaluation/report/page.py",
+    "evaluation/report/sample_pictures.py", "evaluation/report/scoreboard.py", "evaluation/report/style.py",
+    "evaluation/report/sweep_curves.py",
 }  # fmt: skip
 
 
@@ -186,7 +181,7 @@ def test_every_room_has_a_place_in_the_table() -> None:
         ("diffusion/x.py", "from ..networks import unet", "diffusion may not"),
         ("diffusion/x.py", "import numpy as np", "diffusion may not"),
         ("scenes/x.py", "import torch", "scenes may not"),
-        ("datamodules/x.py", "from diffusion.random import randn", "datamodules may not"),
+        ("datamodules/x.py", "from diffusion.process import expand", "datamodules may not"),
         ("networks/x.py", "from transformers import AutoModel", "at module level"),
         ("networks/x.py", "class A:\n    import transformers", "at module level"),
         ("lightning_modules/dalle2.py", "from lightning_modules.imagen import Imagen", "one family"),

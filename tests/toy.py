@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from contracts import Request
 from datamodules.base import ImageDataModule
-from diffusion.random import keyed_rand, keyed_randn
+from rng.keyed import keyed_rand, keyed_randn
 from lightning_modules.base import GenerativeModule
 from runtime.build import OUTSIDE
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 STEPS = 24
 MODULES = (
-    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.gan",
-    "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
+    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.diffusion",
+    "lightning_modules.gan", "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
     "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "callbacks.checkpoint",
     "callbacks.metrics_log", "callbacks.nan_guard", "callbacks.validate", "optimizers.schedules", "optimizers.muon",
     "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
@@ -28,11 +28,15 @@ CLASSES = ("data=fashion_mnist", "data.batch_size=16", "data.num_val=20")
 MLP = ("codec=mlp", "codec.encoder.hidden=[16]", "codec.decoder.hidden=[16]", "model.latent_dim=4")
 
 
-def _stage(name: str, mid_blocks: int) -> tuple[str, ...]:
+def _net(where: str, mid_blocks: int) -> tuple[str, ...]:
     net = {"fold": 4, "dim": 32, "dim_mults": "[1]", "num_res_blocks": 1, "attn_resolutions": "[]",
            "mid_blocks": mid_blocks, "emb_dim": 16}  # fmt: skip
+    return tuple(f"{where}.{key}={value}" for key, value in net.items())
+
+
+def _stage(name: str, mid_blocks: int) -> tuple[str, ...]:
     where = f"model.stages.{name}"
-    return (f"{where}.num_steps=2", *(f"{where}.net.{key}={value}" for key, value in net.items()))
+    return (f"{where}.num_steps=2", *_net(f"{where}.net", mid_blocks))
 
 
 IMAGEN = (
@@ -51,6 +55,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
             "model.latent_dim=4", "model.critic_steps=2", "players.discriminator.spectral=true",
             "model.augment=[color,translation]"),
     "classifier": ("model=classifier", *CLASSES, "model.net.dims=[8,16]", "callbacks.samples=null"),
+    "diffusion": ("model=ddpm", "conditioner=label", *CLASSES, "model.stage.num_steps=2", *_net("net", 1)),
     "imagen": (*IMAGEN, "data=scenes_simple", "data.num_val=8", "callbacks.evaluate.n=2",
                "callbacks.evaluate.every_steps=20", "callbacks.checkpoint.every_steps=2"),
     "imagen_captions": (*IMAGEN, "data=captions", "data.random_flip=true", "data.val_fraction=0.2",

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.denoiser import Denoise, full_precision
 from diffusion.learned_variance import interpolated_log_variance, reverse_variances
 from diffusion.process import posterior
-from diffusion.random import Generators, randn
+from rng.keyed import Generators, randn
 from diffusion.samplers.steps import Grid, OnStep, Step, report, steps, times_of
 from diffusion.schedules import NoiseSchedule
 

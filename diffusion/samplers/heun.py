@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.denoiser import Denoise, full_precision
 from diffusion.process import step_variance
-from diffusion.random import Generators, randn
+from rng.keyed import Generators, randn
 from diffusion.samplers.steps import Grid, OnStep, Step, report, steps, times_of
 from diffusion.schedules import NoiseSchedule
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, full_precision
-from diffusion.random import Generators
+from rng.keyed import Generators
 from diffusion.samplers.steps import Grid, OnStep, Step, report, steps, times_of
 from diffusion.schedules import NoiseSchedule
 

@@ -13,6 +13,7 @@ from evaluation.metrics.intervals import means
 
 # Pixels in [-1, 1] are 2 / 256 apart: a density in these units is 2^7 times the probability of a byte.
 DENSITY_BITS = 7.0
+CURVE = ("_terms_nats", "_terms_log_snr")  # ends of the names of columns (B, K)
 
 
 class Likelihood(Evaluator):
@@ -44,9 +45,11 @@ class Likelihood(Evaluator):
     def __init__(self) -> None:
         self._dim, self._levels = 0, 2
         self._others: dict[str, dict[str, Tensor]] = {}
+        self._how: dict[str, Any] = {}
 
     def prepare(self, prompts: Any) -> None:
         self._others = prompts.other_likelihoods or {}
+        self._how = dict(getattr(prompts, "likelihood_protocol", None) or {})
         self.unit, self.higher_is_better = Likelihood.unit, Likelihood.higher_is_better
         if self._others:  # what the dicts lack is as in a table without them
             names = [f"auroc_{data}" for data in self._others]
@@ -62,15 +65,16 @@ class Likelihood(Evaluator):
             raise NotComputed("the model gave no likelihood")
         for name, column in columns.items():
             if not torch.isfinite(column).all():
-                row = int((~torch.isfinite(column)).nonzero()[0])
-                raise NotComputed(f"{name} of image {batch.indices[row]} is {float(column[row])}: one such image is the mean")
+                row, *_ = (~torch.isfinite(column)).nonzero()[0].tolist()
+                value = float(column[row][~torch.isfinite(column[row])][0])
+                raise NotComputed(f"{name} of image {batch.indices[row]} is {value}: one such image is the mean")
         return columns
 
     def compute(self) -> dict[str, float]:
         if not len(self.rows):
             raise NotComputed("likelihood has seen no images")
         nats, bits = {}, {}
-        for name in self.rows.names:
+        for name in self._names():
             stem, column = name.removesuffix("_nats"), self.rows.column(name)
             nats[f"{stem}_nats"] = column
             bits[f"{stem}_bpd"] = bits_per_dim(column, self._dim, density=stem.endswith("_density"))
@@ -78,21 +82,36 @@ class Likelihood(Evaluator):
         own, others = self._column()
         return means(bits) | means(nats) | {f"auroc_{data}": auroc(own, other) for data, other in others.items()}
 
+    def _names(self) -> list[str]:
+        """Columns of one value per image; those of several are curves."""
+        return [name for name in self.rows.names if not name.endswith(CURVE)]
+
     def _column(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The last column, which is the tightest bound, of the model's own data and of the others."""
-        name = self.rows.names[-1]
+        name = self._names()[-1]
         return self.rows.column(name), {data: columns[name] for data, columns in self._others.items()}
 
     def details(self) -> dict[str, Any]:
-        """`likelihood`: the column and its values for the model's own data and for others, where there are any."""
-        if not self._others or not len(self.rows):
+        """`likelihood`: the column and its values for the model's own data and for others, where there are any.
+
+        `likelihood_terms`: per bound with curves, its terms as means over the images, in nats, with the log-SNR of each.
+        """
+        if not len(self.rows):
+            return {}
+        stems = [name.removesuffix(CURVE[0]) for name in self.rows.names if name.endswith(CURVE[0])]
+        curves = {stem: [self.rows.column(f"{stem}{end}").mean(0).tolist() for end in CURVE] for stem in stems}
+        terms = {"likelihood_terms": {stem: dict(zip(("nats", "log_snr"), c)) for stem, c in curves.items()}} if stems else {}
+        return terms | self._histogram()
+
+    def _histogram(self) -> dict[str, Any]:
+        if not self._others:
             return {}
         own, others = self._column()
         values = {data: [round(v, 4) for v in column.tolist()] for data, column in {"own data": own, **others}.items()}
         return {"likelihood": {"column": self.rows.names[-1], "hist": values}}
 
     def protocol(self) -> dict[str, Any]:
-        return {"dimensions": self._dim, "levels": self._levels}
+        return {"dimensions": self._dim, "levels": self._levels, **self._how}
 
 
 def bits_per_dim(nats: Tensor, dim: int, density: bool) -> Tensor:

@@ -29,6 +29,7 @@ class PromptSet:
         train, holdout: uint8, images that were trained on, and real ones that were not; None for data drawn afresh.
         reconstruction: uint8 (n, C, H, W), `real` through the model and back.
         likelihood: per-image columns (n,) in nats, of the model on `real`.
+        likelihood_protocol: how the model computes them, for the cards.
         other_likelihoods: the same columns for images of other data, by its name.
         paired: False where `real` shows other things than the prompts say: then it is no control of what needs them.
     """
@@ -46,6 +47,7 @@ class PromptSet:
     reconstruction: Tensor | None = None
     likelihood: dict[str, Tensor] | None = None
     other_likelihoods: dict[str, dict[str, Tensor]] | None = None
+    likelihood_protocol: dict[str, Any] | None = None
     paired: bool = True
 
     def __len__(self) -> int:
@@ -97,6 +99,7 @@ class PromptSet:
             reconstruction=None,
             likelihood=None,
             other_likelihoods=None,
+            likelihood_protocol=None,
         )
 
 

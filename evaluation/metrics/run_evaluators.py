@@ -93,7 +93,8 @@ def measure(
 def _lacking(evaluator: Evaluator, prompts: PromptSet) -> str | None:
     """Why this data or this model cannot give what the evaluator needs; None if it can."""
     lacking = [name for name in sorted(evaluator.needs) if getattr(prompts, name) is None]
-    return f"needs {' and '.join(lacking)}, which this data or this model does not have" if lacking else None
+    why = " (a likelihood of latents is none of images)" if lacking == ["likelihood"] else ""
+    return f"needs {' and '.join(lacking)}, which this data or this model does not have{why}" if lacking else None
 
 
 def _attempt(name: str, reasons: dict[str, str], action: Callable[[], None]) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from contracts import Inpaints, Inverts, Request
+from contracts import Films, Inpaints, Inverts, Request
 from evaluation.metrics.images import to_uint8
 from evaluation.pictures.captioned_grid import captioned_grid
 from evaluation.pictures.latent_sheets import slerp
 
+FILM_COLUMNS = 10  # moments of a film in its strip
 # Task -> what a model must be able to do, and how to say that it is not.
 ABILITIES: dict[str, tuple[type, str]] = {
+    "film": (Films, "this model does not draw in steps from noise to images"),
     "inpaint": (Inpaints, "this model cannot fill holes of an image"),
     "interpolate": (Inverts, "this model cannot go from an image to its noise"),
     "invert": (Inverts, "this model cannot go from an image to its noise"),
@@ -31,11 +33,13 @@ class TaskPictures:
         images_u8: (n, C, H, W), to be saved one by one.
         strip: all of them in one picture, beside what they were drawn from.
         facts: numbers about the drawing, for people.
+        frames: of an animation, where there is one.
     """
 
     images_u8: Tensor
     strip: Image.Image
     facts: dict[str, float]
+    frames: tuple[Image.Image, ...] = ()
 
 
 def check_task(task: str, module: Any) -> None:
@@ -95,3 +99,26 @@ def invert(
     strip = captioned_grid(torch.cat([*shown, images_u8]), [*names, "drawn from the noise"], columns=len(names) + 1)
     facts = {"noise_mean": float(x_T.mean()), "noise_std": float(x_T.std()), "mean_error_of_255": float(error)}
     return TaskPictures(images_u8, strip, facts)
+
+
+@torch.inference_mode()
+def film(module: Films, request: Request, seeds: Sequence[int], options: dict[str, Any]) -> TaskPictures:
+    """How noise is added to an image, and how images come out of noise.
+
+    The strip has a row of the first image with ever more noise; then two rows for each seed, x_t and the estimate of x_0
+    at the same steps. The animation shows both ways, with all seeds side by side.
+
+    Args:
+        request: what to draw; where it has `images`, noise is added to these instead of to what is drawn.
+    """
+    way, estimates = (to_uint8(part.float().cpu()) for part in module.film(replace(request, images=None), seeds=seeds, **options))
+    images = request.images if request.images is not None else way[-1].float() / 127.5 - 1
+    forward = to_uint8(module.noised(replace(request, images=images), seeds=seeds, frames=FILM_COLUMNS).float().cpu())
+    chosen = [round(i * (len(way) - 1) / (FILM_COLUMNS - 1)) for i in range(FILM_COLUMNS)]
+    rows = [forward[:, 0], *(part[chosen, i] for i in range(request.n) for part in (way, estimates))]
+    kinds = ["adding noise", *(f"{kind}, seed {seed}" for seed in seeds for kind in ("x_t", "x_0_hat"))]
+    names = [name for kind in kinds for name in (kind, *[""] * (FILM_COLUMNS - 1))]
+    strip = captioned_grid(torch.cat(rows), names, columns=FILM_COLUMNS)
+    moments = [(noisy, forward[0]) for noisy in forward] + list(zip(way, estimates))
+    frames = tuple(captioned_grid(torch.cat(pair), columns=request.n) for pair in moments)
+    return TaskPictures(way[-1], strip, {}, frames)

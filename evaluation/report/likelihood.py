@@ -12,7 +12,9 @@ from evaluation.report.html_parts import (
     Model, charts, direction, figure, interval, metric, metric_names, split_names, table,
 )  # fmt: skip
 from evaluation.report.scoreboard import flat
-from evaluation.report.svg_charts import NUM_COLOURS, colour_class, histogram, show
+from evaluation.report.svg_charts import (
+    NUM_COLOURS, Point, Series, colour_class, histogram, nice_axis, show, xy_chart,
+)  # fmt: skip
 
 
 def likelihood(models: Sequence[Model]) -> str:
@@ -24,11 +26,38 @@ def likelihood(models: Sequence[Model]) -> str:
         for model in models
         if (details := model.result.splits.get(split, {}).get("details", {}).get("likelihood"))
     ]
+    terms = [
+        _terms(model, split, name, curve)
+        for split in split_names(models)
+        for model in models
+        for name, curve in (model.result.splits.get(split, {}).get("details", {}).get("likelihood_terms") or {}).items()
+    ]
+    where = (
+        "<p>Where the bits of a variational bound go: each point stands for one stretch of the chain, at its mean log-SNR. "
+        "Coarse shapes are told on the left, fine detail on the right; what is left after the last step is the decoder's.</p>"
+    )
+    rows += where + charts(terms) if terms else ""
     how = (
         "<p>Negative log-likelihoods of the data that the model was made for and of other data. A model that knows "
         "its own kind puts it clearly to the left.</p>"
     )
     return rows + (how + charts(found) if found else "")
+
+
+def _terms(model: Model, split: str, name: str, curve: dict[str, Any]) -> str:
+    """The steps' terms over log-SNR; the prior's and the decoder's stand in the table."""
+    nats, log_snr = curve["nats"], curve["log_snr"]
+    points = [Point(x, y, text=f"{y:.4g} nats at log-SNR {x:.3g}") for x, y in zip(log_snr[1:-1], nats[1:-1])]
+    words = [("prior", nats[0]), ("steps", sum(nats[1:-1])), ("decoder", nats[-1])]
+    title = f"{model.name} ({split}), terms of the {name}"
+    summary = f"{title}: " + ", ".join(f"{part} {show(value)} nats" for part, value in words)
+    chart = ""
+    if points:
+        x, y = nice_axis(log_snr[1:-1], "log-SNR"), nice_axis(nats[1:-1], "nats per image", zero=True)
+        chart = xy_chart([Series(model.name, points, model.number)], x, y, summary)
+    named = ["prior", *["step"] * len(points), "decoder"]
+    rows = [[part, f"{x:.3g}", show(value)] for part, x, value in zip(named, log_snr, nats)]
+    return figure(title, chart, ["term", "log-SNR", "nats per image"], rows)
 
 
 def _histogram(model: Model, split: str, details: dict[str, Any]) -> str:

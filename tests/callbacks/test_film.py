@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from callbacks import film
-from callbacks.film import LAST_MS, MAX_FRAMES, MAX_SIDE, evenly, write_film
+from callbacks.film import MAX_FRAMES, MAX_SIDE, evenly, write_film
+from evaluation.pictures.animation import LAST_MS
 from tests import toy
 from train import main
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusion.guidance import guided
-from diffusion.random import keyed_generators, keyed_randn
+from rng.keyed import keyed_generators, keyed_randn
 from diffusion.samplers import ddim, ddim_invert, ddpm, dpmpp_2m, edm, heun, unipc
 from diffusion.schedules import CosineSchedule, KarrasSchedule
 from diffusion.threshold import thresholded

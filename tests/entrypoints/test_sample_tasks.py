@@ -124,7 +124,7 @@ def test_an_image_goes_to_its_noise_and_back(model: Halver, files, tmp_path: Pat
     [
         ("task=inpaint image={red}", "task=inpaint needs mask=FILE"),
         ("task=invert", "task=invert needs image=FILE"),
-        ("image={red}", "image= goes with task=inpaint or task=invert, and means nothing to task=sample"),
+        ("image={red}", "image= goes with task=inpaint or task=invert or task=film, and means nothing to task=sample"),
         ("task=invert image={red} mask={mask}", "mask= goes with task=inpaint"),
         ("task=interpolate images=[{red}] n=8", "give two images and n of at least 2, not 1 images and n=8"),
         ("task=interpolate images=[{red},{blue}]", "n of at least 2, not 2 images and n=1"),

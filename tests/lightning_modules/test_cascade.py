@@ -14,7 +14,13 @@ from lightning_modules.cascade import Cascade
 from lightning_modules.spaces import Pixels
 from lightning_modules.stage import DiffusionStage
 from lightning_modules.super_resolution import LowResolution
-from networks.conditioners import AugmentConditioner, LabelConditioner, TextConditioner
+from networks.conditioners import AugmentConditioner, Conditioner, LabelConditioner, TextConditioner
+
+
+class SeesLowres(Conditioner):
+    """A low-resolution image without weights of its own."""
+
+    reads, droppable = "lowres", False
 
 
 class Stage(DiffusionStage):
@@ -22,6 +28,8 @@ class Stage(DiffusionStage):
 
     def __init__(self, size: int, lowres: int | None = None, **kwargs: Any) -> None:
         below = None if lowres is None else LowResolution(lowres)
+        if lowres is not None:
+            kwargs["conditioners"] = kwargs.get("conditioners", {}) | {"lowres": SeesLowres()}
         super().__init__(nn.Linear(2, 2), space=Pixels(size), lowres=below, schedule=None, sampler=print, **kwargs)
 
     def loss(self, batch: Batch, u: Tensor, tag: str) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contracts import Request
+from contracts import Films, GuidedByWeaker, Request
 from diffusion.samplers import ddim
 from diffusion.schedules import CosineSchedule, RectifiedFlowSchedule
 from diffusion.times import LogitNormalTimes
@@ -112,3 +112,43 @@ def test_classes_are_learned(options: dict[str, Any]) -> None:
     assert (drawn.argmax(1) == label).float().mean() > 0.85
     means = torch.stack([drawn[label == c].mean(0) for c in range(3)])
     assert (means - colours).abs().max() < 0.5
+
+def test_a_film_ends_with_the_images_and_begins_with_noise() -> None:
+    module = make()
+    request = Request(3, labels=[0, 1, None])
+    x_t, x_0_hat = module.film(request, seeds=[1, 2, 3], num_steps=5)
+    images = module.sample(request, seeds=[1, 2, 3], num_steps=5)
+    assert isinstance(module, Films) and x_t.shape == x_0_hat.shape == (6, 3, 3, 2, 2)
+    assert torch.equal(x_t[-1], images) and torch.equal(x_0_hat[-1], images) and x_t.abs().max() <= 1
+    assert len(module.film(request, seeds=[1, 2, 3], num_steps=90)[0]) == 60
+
+
+def test_adding_noise_begins_with_the_image_and_forgets_it() -> None:
+    module, given = make(None), torch.full((2, 3, 2, 2), 0.5)
+    way = module.noised(Request(2, images=given), seeds=[1, 2], frames=7)
+    assert way.shape == (7, 2, 3, 2, 2) and way.abs().max() <= 1
+    torch.testing.assert_close(way[0], given, rtol=0, atol=1e-3)
+    other = module.noised(Request(2, images=-given), seeds=[1, 2], frames=7)
+    torch.testing.assert_close(way[-1], other[-1], rtol=0, atol=1e-3)
+    assert not torch.equal(way[-1][0], way[-1][1])
+
+
+def test_only_a_model_of_the_same_kind_guides() -> None:
+    module, request = make(), Request(2, labels=[0, 1])
+    alone = module.sample(request, seeds=[1, 2], guidance_scale=3.0)
+    with pytest.raises(ValueError, match="the model is not trained yet"):
+        module.guide_by(make(trained=False))
+    with pytest.raises(ValueError, match="give a checkpoint of the same model, with the stages diffusion"):
+        module.guide_by(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="it is told a label, and this model is not"):
+        make(None).guide_by(make())
+    with pytest.raises(ValueError, match="in a space of its own"):
+        small = make()
+        small.stage.space = Pixels(4)
+        module.guide_by(small)
+    weaker = make(None)
+    weaker.guide_by(make(None))
+    assert isinstance(module, GuidedByWeaker) and weaker.sampling_settings()["guidance_scale"] == 2.0
+    module.guide_by(make(None))
+    assert not torch.allclose(module.sample(request, seeds=[1, 2], guidance_scale=3.0), alone)
+    assert not any("weaker" in name for name in module.state_dict())

@@ -10,7 +10,7 @@ import torch
 
 from contracts import Request
 from diffusion.denoiser import Denoiser
-from diffusion.random import keyed_randn
+from rng.keyed import keyed_randn
 from diffusion.samplers import ddim, ddpm
 from diffusion.schedules import CosineSchedule
 from lightning_modules.imagen import Imagen

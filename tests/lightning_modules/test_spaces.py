@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,12 @@ class Doubling(nn.Module):
         self.moved.append(device)
         return super().to(device)
 
+    latent_dim = 2
+    moments = torch.zeros(2), torch.ones(2)
+
+    def latent_moments(self) -> tuple[Tensor, Tensor]:
+        return self.moments
+
     def encode_latents(self, image: Tensor) -> Tensor:
         return self.dropout(self.weight * image.flatten(1)[:, :2])
 
@@ -58,26 +66,47 @@ class Doubling(nn.Module):
         return (z / self.weight).view(-1, 2, 1, 1)
 
 
+def latents(mean: float = 0.0, std: float = 1.0, **options: Any) -> tuple[Latents, Doubling, list[str]]:
+    """A space over the stand-in, the stand-in, and what was asked for loading it."""
+    model, asked = Doubling(), []
+    model.moments = torch.full((2,), mean), torch.full((2,), std)
+
+    def load(ckpt: str) -> tuple[Doubling, None, dict[str, str]]:
+        asked.append(ckpt)
+        return model, None, {"sha256": "abc"}
+
+    return Latents(**dict(ckpt="run", load=load, latent_dim=2, image_size=1) | options), model, asked
+
+
 def test_latents_are_those_of_a_frozen_autoencoder_shifted_and_scaled() -> None:
-    space = Latents(Doubling(), 2, 1, mean=[0.5, -1.0], std=[2.0, 4.0])
+    space, model, asked = latents(0.5, 4.0)
+    assert asked == [], "loaded with the first batch"
     image = torch.tensor([[1.0, 3.0], [0.5, -0.5]]).view(2, 2, 1, 1)
     x_0 = space.encode({"image": image})
-    torch.testing.assert_close(x_0, torch.tensor([[0.75, 1.75], [0.25, 0.0]]))
+    torch.testing.assert_close(x_0, (2 * image.flatten(1) - 0.5) / 4)
     torch.testing.assert_close(space.decode(x_0), image)
+    assert asked == ["run"] and space.identity == "abc"
     assert (space.shape, space.image_size, space.bounded) == ((2,), 1, False)
-    assert not space.autoencoder.training and not any(p.requires_grad for p in space.autoencoder.parameters())
-    assert not x_0.requires_grad and space.autoencoder.moved == []
-    plain = Latents(Doubling(), 2, 1)
-    torch.testing.assert_close(plain.encode({"image": image}), 2 * image.flatten(1))
+    assert not model.training and not any(p.requires_grad for p in model.parameters()) and not x_0.requires_grad
     assert not isinstance(space, nn.Module), "its weights are in no checkpoint of the model"
 
 
 def test_the_autoencoder_follows_the_batch() -> None:
-    space, meta = Latents(Doubling(), 2, 1), torch.device("meta")
+    space, model, _ = latents()
+    meta = torch.device("meta")
+    space.encode({"image": torch.zeros(1, 2, 1, 1)})
+    assert model.moved == []
     assert space.encode({"image": torch.zeros(1, 2, 1, 1, device=meta)}).device == meta
-    assert space.autoencoder.moved == [meta]
-    space.decode(torch.zeros(1, 2, device=meta))
-    assert space.autoencoder.moved == [meta]
+    assert space.decode(torch.zeros(1, 2, device=meta)).device == meta and model.moved == [meta]
+
+
+def test_what_has_no_latents_or_others_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="give space.ckpt=RUN"):
+        latents(ckpt=None)
+    with pytest.raises(ValueError, match="space.latent_dim=3: the model in run has latents of 2 numbers"):
+        latents(latent_dim=3)[0].encode({"image": torch.zeros(1, 2, 1, 1)})
+    with pytest.raises(ValueError, match="space.ckpt=run: Linear has no latents"):
+        latents(load=lambda ckpt: (nn.Linear(1, 1), None, {}))[0].encode({"image": torch.zeros(1, 2, 1, 1)})
 
 
 def test_embeddings_are_scaled_to_the_spread_of_pixels_and_never_clamped() -> None:

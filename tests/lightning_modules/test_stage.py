@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from diffusion.denoiser import Denoiser
 from diffusion.samplers import ddim
+from diffusion.optimal_transport import pair
 from diffusion.schedules import CosineSchedule, KarrasSchedule
 from diffusion.times import NormalLogSNR, UniformTimes
 from lightning_modules.spaces import Embeddings, Pixels, enlarge
@@ -227,20 +228,19 @@ def test_crops_of_the_image_go_with_their_low_resolution_image() -> None:
     assert_normal(noise_in(seen["x"], x_0, batch["u"], SCHEDULE))
 
 
-def test_a_pairing_says_which_image_gets_which_noise() -> None:
-    given: list[Tensor] = []
-
-    def turned(x_0: Tensor, eps: Tensor) -> Tensor:
-        given.extend([x_0, eps])
-        return eps.flip(0)
-
-    batch = data(6)
-    plain, _ = seen_in_loss(make(), batch)
-    eps = noise_in(plain["x"], batch["image"], batch["u"], SCHEDULE)
-    seen, _ = seen_in_loss(make(pairing=turned), batch)
-    assert torch.equal(given[0], batch["image"])
-    torch.testing.assert_close(given[1], eps, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(noise_in(seen["x"], batch["image"], batch["u"], SCHEDULE), eps.flip(0), rtol=1e-4, atol=1e-4)
+def test_optimal_transport_gives_each_image_of_an_unconditional_stage_the_noise_near_it() -> None:
+    batch = data(12)
+    stages = [make(conditioners={}, pairing=pairing) for pairing in ("none", "optimal_transport")]
+    plain, paired = (noise_in(seen_in_loss(s, batch)[0]["x"], batch["image"], batch["u"], SCHEDULE) for s in stages)
+    order = pair(plain, batch["image"])
+    assert order.tolist() != list(range(12))
+    torch.testing.assert_close(paired, plain[order], rtol=1e-4, atol=1e-4)
+    cost = [(eps - batch["image"]).square().sum() for eps in (plain, paired)]
+    assert cost[1] < cost[0] - 1
+    with pytest.raises(ValueError, match="pairing=optimal_transport is for unconditional models"):
+        make(pairing="optimal_transport")
+    with pytest.raises(ValueError, match="pairing=nearest: choose one of none, optimal_transport"):
+        make(pairing="nearest")
 
 
 # ---- sampling ----
@@ -555,3 +555,10 @@ def test_its_net_and_schedule_are_the_denoisers() -> None:
     stage = make()
     assert stage.net is stage.denoiser.net and stage.schedule is SCHEDULE
     assert isinstance(stage.times, UniformTimes) and stage.cond_drop_prob == {"text": 0.1}
+
+
+def test_a_low_resolution_image_that_no_net_would_see_is_refused() -> None:
+    with pytest.raises(ValueError, match="a stage with lowres needs a LowresConditioner"):
+        make(conditioners={"text": PlainText()}, lowres=LowResolution(4))
+    with pytest.raises(ValueError, match="only a stage of pixels starts from a low-resolution image"):
+        make(space=Embeddings(8), lowres=LowResolution(4))

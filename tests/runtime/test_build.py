@@ -191,8 +191,8 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 # files, downloads and sizes before you add it.
 REACHABLE = """
 callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.metrics_log.MetricsLog
-callbacks.nan_guard.NanGuard callbacks.progress.Progress callbacks.samples.SampleGrid callbacks.stop.Stop
-callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
+callbacks.nan_guard.NanGuard callbacks.power_ema.PowerEMA callbacks.progress.Progress callbacks.samples.SampleGrid
+callbacks.stop.Stop callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
 datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule
 datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
 diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from contracts import Request
-from diffusion.random import keyed_randn
+from rng.keyed import keyed_randn
 from evaluation.pictures.latent_sheets import STEPS, TRUNCATIONS, check_sheet, interpolation, slerp, straight, truncation
 from runtime.checkpoint import load_module
 from sample import main as sample
