@@ -51,9 +51,10 @@ def configuration(choice: str, *more: str) -> DictConfig:
 
 
 def trained_autoencoder(tmp_path: Path) -> str:
-    """The run of an autoencoder after one step, for a model of its latents."""
+    """The run of an autoencoder after a few steps, for a model of its latents."""
     run = tmp_path / "autoencoder"
-    cfg = configuration("model=autoencoder", *TINY, f"run_dir={run}", f"paths.cache={tmp_path / 'cache'}", "name=tiny")
+    whole = ("data.batch_size=16", "trainer.max_steps=3")  # enough images to know the spread of the latents
+    cfg = configuration("model=autoencoder", *TINY, *whole, f"run_dir={run}", f"paths.cache={tmp_path / 'cache'}", "name=tiny")
     train(cfg)
     return str(run)
 
