@@ -29,7 +29,8 @@ TEXTS = {
     "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "weights",
 }  # fmt: skip
-OPEN = ("options", "sweep", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
+OF_THE_MODEL = ("options", "sweep", "likelihood_options")  # dicts whose keys are those that a model takes
+OPEN = (*OF_THE_MODEL, "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
 HELP = "See python {}.py --help."
 ASSIGNMENT = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -43,6 +44,8 @@ def typed(overrides: Sequence[str]) -> list[str]:
     """
     found = []
     for text in overrides:
+        if text.split(".")[0] in OF_THE_MODEL and "=" in text:  # `+` goes without saying
+            text = f"++{text}"
         match = ASSIGNMENT.fullmatch(text)
         key, value = match.groups() if match else ("", "")
         if key.lstrip("+").split("@")[0].split(".")[-1].split("/")[-1] not in TEXTS:
