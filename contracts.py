@@ -97,6 +97,14 @@ class ExplainsLikelihood(Protocol):
 
 
 @runtime_checkable
+class HasLossByLevel(Protocol):
+    """Has noise levels, and a loss at each."""
+
+    def loss_by_level(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Part of the model -> log-SNR (B,) and loss (B,) of the samples, at the levels of `quantile` (B,)."""
+
+
+@runtime_checkable
 class HasImportanceSamples(Protocol):
     """Bounds its likelihood with importance samples, as many as one asks for."""
 

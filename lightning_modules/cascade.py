@@ -111,6 +111,17 @@ class Cascade(GenerativeModule):
                 stage.images_trained += n * self.world_size
         return {"loss": torch.stack(list(losses.values())).sum(), **(losses if len(self.stages) > 1 else {})}
 
+    @torch.no_grad()
+    def loss_by_level(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Trained stage -> log-SNR (B,) and loss (B,) at the levels of the batch's `quantile`."""
+        batch, u = self.fields(batch), batch["quantile"].to(self.device)
+        found = {}
+        for name in self.train_stages:
+            stage = self.stages[name]
+            log_snr = stage.schedule.log_snr(stage.times.draw(u, stage.schedule))
+            found[name] = log_snr, stage.loss(batch, u, name)
+        return found
+
     def quantiles(self, n: int, tag: str) -> Tensor:
         """n uniform numbers in [0, 1) for noise levels, spread evenly over the global batch from one random offset.
 
