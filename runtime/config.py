@@ -27,7 +27,7 @@ OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path
 TEXTS = {
     "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "image", "images",
     "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
-    "runs", "weights",
+    "runs", "weaker", "weights",
 }  # fmt: skip
 OF_THE_MODEL = ("options", "sweep", "likelihood_options")  # dicts whose keys are those that a model takes
 OPEN = (*OF_THE_MODEL, "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key

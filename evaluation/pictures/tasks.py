@@ -111,9 +111,9 @@ def film(module: Films, request: Request, seeds: Sequence[int], options: dict[st
     Args:
         request: what to draw; where it has `images`, noise is added to these instead of to what is drawn.
     """
-    way, estimates = (to_uint8(part.float().cpu()) for part in module.film(replace(request, images=None), seeds=seeds, **options))
+    way, estimates = map(frames_u8, module.film(replace(request, images=None), seeds=seeds, **options))
     images = request.images if request.images is not None else way[-1].float() / 127.5 - 1
-    forward = to_uint8(module.noised(replace(request, images=images), seeds=seeds, frames=FILM_COLUMNS).float().cpu())
+    forward = frames_u8(module.noised(replace(request, images=images), seeds=seeds, frames=FILM_COLUMNS))
     chosen = [round(i * (len(way) - 1) / (FILM_COLUMNS - 1)) for i in range(FILM_COLUMNS)]
     rows = [forward[:, 0], *(part[chosen, i] for i in range(request.n) for part in (way, estimates))]
     kinds = ["adding noise", *(f"{kind}, seed {seed}" for seed in seeds for kind in ("x_t", "x_0_hat"))]
@@ -122,3 +122,8 @@ def film(module: Films, request: Request, seeds: Sequence[int], options: dict[st
     moments = [(noisy, forward[0]) for noisy in forward] + list(zip(way, estimates))
     frames = tuple(captioned_grid(torch.cat(pair), columns=request.n) for pair in moments)
     return TaskPictures(way[-1], strip, {}, frames)
+
+
+def frames_u8(images: Tensor) -> Tensor:
+    """(K, n, C, H, W) in [-1, 1] as uint8."""
+    return to_uint8(images.flatten(0, 1).float().cpu()).unflatten(0, images.shape[:2])

@@ -154,7 +154,7 @@ def test_the_average_is_of_the_net_and_the_images_trained_are_counted(trained: d
 def test_an_earlier_checkpoint_guides_a_later_one(trained: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """The images depend on it, the lines name it, and a sweep of the guidance scale draws with it."""
     run_dir = trained["edm"]
-    earlier = run_dir / "checkpoints" / "step=00000002.ckpt"
+    earlier = run_dir / "checkpoints" / "step=00000003.ckpt"  # the newest two are kept
     alone = drawn(run_dir, tmp_path / "alone", "guidance_scale=3")
     guided = drawn(run_dir, tmp_path / "guided", "guidance_scale=3", f"weaker={earlier}")
     once = drawn(run_dir, tmp_path / "once", "guidance_scale=1", f"weaker={earlier}")

@@ -190,17 +190,17 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 # Every class and function that a stranger's file can have built. A new name here is a decision: read its constructor for
 # files, downloads and sizes before you add it.
 REACHABLE = """
-callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.metrics_log.MetricsLog
-callbacks.nan_guard.NanGuard callbacks.power_ema.PowerEMA callbacks.progress.Progress callbacks.samples.SampleGrid
-callbacks.stop.Stop callbacks.validate.Validate datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule
-datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule
-datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule
-diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm
-diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc
-diffusion.samplers.repaint.repaint diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule
-diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule
-diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes diffusion.times.LogitNormalTimes
-diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes
+callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.loss_by_level.LossByLevel
+callbacks.metrics_log.MetricsLog callbacks.nan_guard.NanGuard callbacks.power_ema.PowerEMA callbacks.progress.Progress
+callbacks.samples.SampleGrid callbacks.stop.Stop callbacks.validate.Validate datamodules.base.ImageDataModule
+datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule
+datamodules.images.ImagesDataModule datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule
+datamodules.stacked.StackedDataModule diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm
+diffusion.samplers.heun.edm diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m
+diffusion.samplers.multistep.unipc diffusion.samplers.repaint.repaint diffusion.schedules.CosineSchedule
+diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule
+diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes
+diffusion.times.LogitNormalTimes diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes
 evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.clip_towers.CLIP
 evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
 evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP
