@@ -82,7 +82,7 @@ def spent(preset: str, steps: int, run_dir: Path, overrides: Sequence[str]) -> f
     return processor_sec() - began
 
 
-def steps_in(cpu_sec: float, few: float, many: float, probes: tuple[int, int] = PROBES) -> int:
+def steps_in(cpu_sec: float, few: float, many: float, probes: tuple[int, int]) -> int:
     """Steps that fit processor seconds, from what two short trainings took: their difference is free of the start-up.
 
     Raises: ValueError if the seconds do not even hold the start-up.
@@ -102,7 +102,7 @@ def train_ours(preset: str, s: Settings, out: Path, overrides: Sequence[str]) ->
         with tempfile.TemporaryDirectory() as probe:
             spent(preset, 2, Path(probe) / "warm", given)
             few, many = (spent(preset, steps, Path(probe) / str(steps), given) for steps in PROBES)
-        steps = steps_in(60 * s.cpu_minutes, few, many)
+        steps = steps_in(60 * s.cpu_minutes, few, many, PROBES)
         print(f"{preset}: {(many - few) / (PROBES[1] - PROBES[0]):.3f} processor seconds a step, {steps} steps", flush=True)
         cpu_sec = spent(preset, steps, out / "run", given)
         module, _, info = load_module(out / "run")
@@ -218,21 +218,25 @@ def make_row(name: str, s: Settings, folder: Path, python: str, overrides: Seque
 def make_rows(names: Sequence[str], jobs: int, words: Sequence[str], folder: Path) -> None:
     """Makes rows in processes of one thread each, at most `jobs` at once. Raises ValueError if one fails."""
     waiting, running, failed = list(names), {}, []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            log = (folder / name / "log.txt").open("a")
-            command = [sys.executable, "-m", "benchmarks.diffusion_table", "--only-row", name, *words]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            running[name] = subprocess.Popen(command, cwd=REPO, stdout=log, stderr=log, env=environment)
-            print(f"{name}: started, {log.name}", file=sys.stderr, flush=True)
-        time.sleep(0.2)
-        for name, process in list(running.items()):
-            if (code := process.poll()) is not None:
-                del running[name]
-                print(f"{name}: {'failed' if code else 'done'}", file=sys.stderr, flush=True)
-                failed += [name] if code else []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                log = (folder / name / "log.txt").open("a")
+                command = [sys.executable, "-m", "benchmarks.diffusion_table", "--only-row", name, *words]
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                running[name] = subprocess.Popen(command, cwd=REPO, stdout=log, stderr=log, env=environment)
+                print(f"{name}: started, {log.name}", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+            for name, process in list(running.items()):
+                if (code := process.poll()) is not None:
+                    del running[name]
+                    print(f"{name}: {'failed' if code else 'done'}", file=sys.stderr, flush=True)
+                    failed += [name] if code else []
+    finally:
+        for process in running.values():  # of a command that was stopped
+            process.terminate()
     if failed:
         lines = (folder / failed[0] / "log.txt").read_text().strip().splitlines()
         raise ValueError(f"row {failed[0]} failed: {lines[-1] if lines else 'it says nothing'}")
