@@ -9,7 +9,7 @@ import torch
 
 from diffusion.guidance import guided
 from rng.keyed import keyed_generators, keyed_randn
-from diffusion.samplers import ddim, ddim_invert, ddpm, dpmpp_2m, edm, heun, unipc
+from diffusion.samplers import ddim, ddpm, dpmpp_2m, edm, heun, unipc
 from diffusion.schedules import CosineSchedule, KarrasSchedule
 from diffusion.threshold import thresholded
 from tests.diffusion.oracles import SCHEDULES, fitted_order, gaussian, mixture, noise_quantiles
@@ -147,46 +147,6 @@ def test_stochastic_samplers_reach_the_data(name, kwargs):
     assert abs(x_0.var() - 0.36) < 4 * 0.36 * (2 / n) ** 0.5 + 6 / num_steps
 
 
-def test_small_and_large_variance_bracket_the_data():
-    """Small is exact for a point, large for N(0, 1): the latter recovers unit variance whatever the number of steps."""
-    for name in SCHEDULES:
-        schedule, n = SCHEDULES[name], 40_000
-        oracle, one = gaussian(schedule, 0.0, 1.0), torch.ones((), dtype=torch.float64)
-        start = (schedule.alpha(one) ** 2 + schedule.sigma(one) ** 2).sqrt()
-        x_T = start * torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
-        spread = {}
-        for variance in ("small", "large"):
-            seen = []  # x before the final step, which returns the posterior mean
-            ddpm(oracle.denoise, schedule, x_T, num_steps=8, variance=variance,
-                 generator=torch.Generator().manual_seed(9), on_step=lambda i, x, x_0_hat, seen=seen: seen.append(x))
-            t = schedule.grid(8)[7]
-            spread[variance] = (seen[6].var() / (schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)).item()
-        assert spread["large"] == pytest.approx(1, abs=0.03), name
-        assert spread["small"] < 0.97, name
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_eta_one_is_ancestral(name):
-    schedule = SCHEDULES[name]
-    oracle, x_T = mixture(schedule), noise_quantiles(schedule)
-    ancestral = ddpm(oracle.denoise, schedule, x_T, num_steps=12, generator=torch.Generator().manual_seed(1))
-    eta = ddim(oracle.denoise, schedule, x_T, num_steps=12, eta=1.0, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(eta, ancestral, rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_inversion_and_back(name):
-    schedule = SCHEDULES[name]
-    oracle = mixture(schedule)
-    x_0 = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
-    found, num_steps = [], [50, 100, 200, 400]
-    for n in num_steps:
-        x_T = ddim_invert(oracle.denoise, schedule, x_0, num_steps=n)
-        found.append((ddim(oracle.denoise, schedule, x_T, num_steps=n) - x_0).square().mean().sqrt().item())
-    assert found[-1] < 0.03 and fitted_order(num_steps, found) > 0.8, found
-    torch.testing.assert_close(oracle.ode_map(x_T), x_0, rtol=0, atol=0.05)
-
-
 def test_heun_is_edm_algorithm_1():
     """Against Karras et al. 2022, algorithm 1 written in their variables (sigma(t) = t, s(t) = 1)."""
     schedule, n = KarrasSchedule(), 18
@@ -261,13 +221,10 @@ def test_on_step_and_grid(sampler):
     assert [i for i, _ in steps] == [0, 1, 2] and torch.equal(steps[-1][1], x_0)
 
 
-def test_bad_arguments():
+def test_no_steps_are_refused():
     schedule = SCHEDULES["cosine"]
-    x_T = noise_quantiles(schedule)
     with pytest.raises(ValueError, match="num_steps=0"):
-        ddim(lambda x, t: x, schedule, x_T, num_steps=0)
-    with pytest.raises(ValueError, match="unknown variance 'fixed_small'"):
-        ddpm(lambda x, t: x, schedule, x_T, num_steps=2, variance="fixed_small")
+        ddim(lambda x, t: x, schedule, noise_quantiles(schedule), num_steps=0)
 
 
 @pytest.mark.gpu
@@ -285,83 +242,3 @@ def test_gpu_gives_the_images_of_the_cpu(sampler):
         return ALL[sampler](oracle.denoise, schedule, x_T, num_steps=10, generator=generators).cpu()
 
     torch.testing.assert_close(run("cuda"), run("cpu"), rtol=0, atol=1e-5)
-
-
-# ---- single steps by hand, on an uneven grid ----
-
-TIMES = torch.tensor([1.0, 0.8, 0.35, 0.2, 0.0], dtype=torch.float64)
-
-
-def moving(x, t):
-    """A denoiser that depends on place and time."""
-    return 0.3 * x + 0.1 + 0.2 * t[:, None]
-
-
-def scales(t: float) -> tuple[float, float]:
-    if t == 0:
-        return 1.0, 0.0  # the last step stands for clean data
-    t = torch.tensor(t, dtype=torch.float64)
-    return SCHEDULES["cosine"].alpha(t).item(), SCHEDULES["cosine"].sigma(t).item()
-
-
-def start() -> torch.Tensor:
-    return torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def run(sampler, x, **options):
-    grid = lambda n: TIMES  # noqa: E731
-    return sampler(moving, SCHEDULES["cosine"], x, num_steps=4, grid=grid, **options)
-
-
-def test_ddim_with_half_the_noise_by_hand():
-    """Song et al. 2021, eqs. 12 and 16."""
-    x, generator = start(), torch.Generator().manual_seed(2)
-    for t, u in zip(TIMES.tolist(), TIMES.tolist()[1:]):
-        (a, s), (a_u, s_u) = scales(t), scales(u)
-        x_0_hat = moving(x, torch.full((5,), t, dtype=torch.float64))
-        g = 0.5 * s_u / s * math.sqrt(s**2 - (a / a_u) ** 2 * s_u**2)
-        x = a_u * x_0_hat + math.sqrt(s_u**2 - g**2) * (x - a * x_0_hat) / s
-        if u > 0:
-            x = x + g * torch.randn(5, 3, dtype=torch.float64, generator=generator)
-    found = run(ddim, start(), eta=0.5, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(found, x, rtol=1e-7, atol=1e-7)
-
-
-def test_dpmpp_2m_on_uneven_steps_by_hand():
-    """Lu et al. 2022, algorithm 2; first and last step of first order."""
-    x, previous, h_previous = start(), None, 0.0
-    for t, u in zip(TIMES.tolist(), TIMES.tolist()[1:]):
-        (a, s), (a_u, s_u) = scales(t), scales(u)
-        x_0_hat = moving(x, torch.full((5,), t, dtype=torch.float64))
-        if u == 0:
-            x = x_0_hat
-            break
-        h = math.log(a_u / s_u) - math.log(a / s)
-        estimate = x_0_hat
-        if previous is not None:
-            r = h_previous / h
-            estimate = (1 + 1 / (2 * r)) * x_0_hat - 1 / (2 * r) * previous
-        x = s_u / s * x - a_u * (math.exp(-h) - 1) * estimate
-        previous, h_previous = x_0_hat, h
-    torch.testing.assert_close(run(dpmpp_2m, start()), x, rtol=1e-7, atol=1e-7)
-
-
-def test_inversion_by_hand():
-    """The first step solves denoise(alpha x, t) = x_0 by one iteration from x = x_0; the others are DDIM upward."""
-    x_0 = start()
-    times = TIMES.tolist()[::-1]
-    a, _ = scales(times[1])
-    x = a * (x_0 + (x_0 - moving(a * x_0, torch.full((5,), times[1], dtype=torch.float64))))
-    for u, t in zip(times[1:], times[2:]):
-        (a_u, s_u), (a, s) = scales(u), scales(t)
-        x_0_hat = moving(x, torch.full((5,), u, dtype=torch.float64))
-        x = a * x_0_hat + s * (x - a_u * x_0_hat) / s_u
-    torch.testing.assert_close(run(ddim_invert, x_0), x, rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_the_last_step_of_ddpm_is_the_estimate(variance):
-    seen = []
-    options = dict(variance=variance, generator=torch.Generator().manual_seed(0))
-    x_0 = run(ddpm, start(), on_step=lambda i, x, x_0_hat: seen.append(x_0_hat), **options)
-    torch.testing.assert_close(x_0, seen[-1])

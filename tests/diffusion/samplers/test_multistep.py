@@ -1,4 +1,4 @@
-"""UniPC; test_samplers.py holds what all samplers share, and dpmpp_2m."""
+"""UniPC, and dpmpp_2m by hand; test_samplers.py holds what all samplers share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from diffusion.samplers import ddim, dpmpp_2m, unipc
 from tests.diffusion.oracles import SCHEDULES, fitted_order, gaussian, mixture, noise_quantiles
 from tests.diffusion.test_against_diffusers import LINEAR, TABLE, step_to_t, walk
 from tests.diffusion.test_samplers import LOG_SNR_END, errors, log_snr_grid
+from tests.diffusion.uneven_steps import TIMES, by_place_and_time, run, scales, start
 
 
 @pytest.mark.parametrize("data", [gaussian, mixture])
@@ -53,6 +54,25 @@ def test_against_diffusers(order, num_steps):
     theirs = walk(scheduler, num_steps, LINEAR, x_T, step_to_t)
     ours = unipc(mixture(LINEAR).denoise, LINEAR, x_T, num_steps=num_steps, order=order)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_dpmpp_2m_on_uneven_steps_by_hand():
+    """Lu et al. 2022, algorithm 2; first and last step of first order."""
+    x, previous, h_previous = start(), None, 0.0
+    for t, u in zip(TIMES.tolist(), TIMES.tolist()[1:]):
+        (a, s), (a_u, s_u) = scales(t), scales(u)
+        x_0_hat = by_place_and_time(x, torch.full((5,), t, dtype=torch.float64))
+        if u == 0:
+            x = x_0_hat
+            break
+        h = math.log(a_u / s_u) - math.log(a / s)
+        estimate = x_0_hat
+        if previous is not None:
+            r = h_previous / h
+            estimate = (1 + 1 / (2 * r)) * x_0_hat - 1 / (2 * r) * previous
+        x = s_u / s * x - a_u * (math.exp(-h) - 1) * estimate
+        previous, h_previous = x_0_hat, h
+    torch.testing.assert_close(run(dpmpp_2m, start()), x, rtol=1e-7, atol=1e-7)
 
 
 def test_third_order_on_uneven_steps_by_hand():
