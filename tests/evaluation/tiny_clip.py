@@ -9,8 +9,10 @@ import open_clip
 import pytest
 import torch
 from open_clip import pretrained as tags
+from torch import Tensor
 
 NAME, TAG = "tiny-test", "random"
+CAPTIONS = [f"number {i} of some pictures" for i in range(130)]
 CONFIG = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
@@ -32,3 +34,10 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> Pat
     path = folder / "tiny.pt"
     torch.save(model.state_dict(), path)
     return path
+
+
+def images(n: int, seed: int = 0, size: int = 32) -> Tensor:
+    """uint8 (n, 3, size, size): flat colours with noise, so that random nets tell them apart."""
+    g = torch.Generator().manual_seed(seed)
+    colours = torch.randint(0, 256, (n, 3, 1, 1), generator=g)
+    return (colours + torch.randint(-40, 40, (n, 3, size, size), generator=g)).clamp(0, 255).to(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,30 @@ def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_is_one_line() -> None:
     assert first_line(ValueError("a\nb")) == "a" and first_line(ValueError()) == "ValueError"
     assert len(first_line(ValueError("x" * 500))) == 200
+
+
+def test_a_host_that_does_not_answer_is_given_up_within_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda url, timeout: time.sleep(20))
+    began = time.monotonic()
+    assert "does not answer" in weights.unreachable("https://example.invalid")
+    assert time.monotonic() - began < 5
+
+    def refused(url: str, timeout: float) -> None:
+        raise OSError("connection refused\nand more")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refused)
+    assert weights.unreachable("https://x.invalid") == "https://x.invalid: connection refused"
+
+
+def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "unreachable", lambda host: None)
+
+    def download() -> Path:
+        raise RuntimeError("disk full\nTraceback ...")
+
+    with pytest.raises(NotComputed, match=r"no download \(disk full\): pass extractor.weights=FILE$"):
+        weights.find_weights("x", None, lambda: None, download, True, "host")
+    assert weights.find_weights("x", None, lambda: None, lambda: Path("got"), True, "host") == Path("got")
+    with pytest.raises(NotComputed):
+        weights.find_weights("x", None, lambda: None, lambda: Path("got"), False, "host")
