@@ -45,3 +45,13 @@ def test_a_folder_without_an_evaluation_says_what_to_run(tmp_path: Path) -> None
     (tmp_path / "metrics.json").write_text('{"schema": 1}')
     with pytest.raises(ValueError, match="has schema 1, this version reads"):
         FinishedEvaluation.load(tmp_path)
+
+
+def test_results_are_read_from_disk_or_refused_in_one_line(results: list[FinishedEvaluation], tmp_path: Path) -> None:
+    assert FinishedEvaluation.load(results[0].folder).data == results[0].data
+    assert FinishedEvaluation.load(results[0].folder / "metrics.json").name == "alpha"
+    with pytest.raises(FileNotFoundError, match="no evaluation in .*run evaluate.py"):
+        FinishedEvaluation.load(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"schema": 1}')
+    with pytest.raises(ValueError, match="has schema 1, this version reads 2"):
+        FinishedEvaluation.load(tmp_path)

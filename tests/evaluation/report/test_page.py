@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import re
 import shutil
@@ -16,10 +15,8 @@ import pytest
 from PIL import Image
 
 from evaluation.report import FinishedEvaluation, render
-from evaluation.report.alignment import difference, product_of_skills
-from evaluation.report.html_parts import models_of
-from evaluation.report.sample_pictures import BUDGET, blocks
-from tests.evaluation.results_on_disk import write_result
+from evaluation.report.sample_pictures import BUDGET
+from tests.evaluation.report_models import changed, section
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -53,43 +50,6 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> list[dict]:
         return [attrs for name, attrs, _ in self.tags if name == tag]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[FinishedEvaluation]:
-    root = tmp_path_factory.mktemp("results")
-    return [
-        write_result(root, "alpha", wrong=0.3, n=8),
-        write_result(root, "beta <b>&\"'", wrong=0.6, blur=1.0, n=8, family="beta", seed=1),
-        write_result(
-            root, "gamma", wrong=0.5, n=8, splits=("iid",), seed=2, guided=False, prompted=False, likelihood=True
-        ),
-    ]
-
-
-@pytest.fixture(scope="module")
-def page(results: list[FinishedEvaluation]) -> str:
-    return render(results)
-
-
-def changed(result: FinishedEvaluation, **entries: object) -> FinishedEvaluation:
-    return FinishedEvaluation(copy.deepcopy(result.data) | entries, result.folder)
-
-
-def section(page: str, title: str) -> str:
-    """The text of one section, as a reader sees it."""
-    found = re.search(rf"<h2>{re.escape(title)}</h2>(.*?)</section>", page, re.DOTALL)
-    assert found, f"no section {title}"
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found.group(1)))
-
-
-def rows_of(html: str) -> list[list[str]]:
-    """Cells of every row, without their tags."""
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)
-    return [
-        [re.sub(r"<[^>]+>", " ", c).strip() for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
-        for row in rows
-    ]
 
 
 def test_the_page_is_well_formed_and_stands_alone(page: str) -> None:
@@ -129,82 +89,11 @@ def test_nothing_wide_stands_outside_a_scrolling_box(page: str) -> None:
     assert "overflow-x:auto" in style.split("\n.scroll{")[1].split("}")[0]
 
 
-def test_the_scoreboard_has_floor_models_and_controls(page: str) -> None:
-    board = re.search(r"<table class=\"board sortable\">.*?</table>", page, re.DOTALL).group(0)
-    rows = rows_of(board)
-    firsts = [row[0].split("&nbsp;")[-1] for row in rows[2:]]
-    assert firsts == ["real images", "alpha", "beta &lt;b&gt;&amp;&quot;&#x27;", "gamma", "chance", "noise"]
-    head = [cell.split()[0].replace("_", "") for cell in rows[1][1:]]
-    groups = [cell for cell in rows[0] if cell]
-    assert groups == ["Quality", "Diversity", "Alignment", "Likelihood", "Memorisation", "Cost"]
-    assert "exact" in head and all(re.search(r"[↑↓]", cell) for cell in rows[1][1:])
-    alpha, gamma = rows[3], rows[5]
-    exact = head.index("exact") + 1
-    assert re.match(r"[\d.]+%", alpha[exact]) and gamma[exact] == "–"
-    best = re.findall(r"<b>([^<]*)</b>", board)
-    assert "634.4" in alpha[1] and "634.4" in best and not any(v in best for v in re.findall(r"[\d.]+", rows[4][1])[:1])
-
-
-def test_values_of_different_protocols_have_columns_of_their_own(results: list[FinishedEvaluation]) -> None:
-    other = copy.deepcopy(results[1].data)
-    row = other["splits"]["iid"]["metrics"]["fd_efficientnet_lite0"]
-    row |= {"protocol_id": "bbbb1111", "protocol": row["protocol"] | {"resize": "nearest 32"}}
-    page = render([results[0], FinishedEvaluation(other, results[1].folder)])
-    board = rows_of(re.search(r"<table class=\"board\">.*?</table>", page, re.DOTALL).group(0))
-    fds = [i for i, cell in enumerate(board[1]) if cell.replace(" ", "").startswith("fd_efficientnet_lite0")]
-    assert len(fds) == 2
-    for row, there in ((board[3], fds[0]), (board[4], fds[1])):
-        assert [row[i] != "–" for i in fds] == [i == there for i in fds]
-    assert "protocol resize: bicubic 64 and nearest 32" in section(page, "Scoreboard")
-    assert (
-        "<b>" not in re.search(r"<table class=\"board\">.*?</table>", page, re.DOTALL).group(0).split("634.4")[0][-4:]
-    )
-
-
-def test_sweeps_of_different_protocols_share_no_chart(results: list[FinishedEvaluation]) -> None:
-    title = "exact against guidance scale (iid)"
-    assert render(results).count(f">{title}<") == 1
-    other = changed(results[1])
-    other.data["splits"]["iid"]["metrics"]["exact"]["protocol_id"] = "bbbb1111"
-    assert render([results[0], other]).count(f">{title}<") == 2
-
-
 def test_the_header_says_what_was_not_computed_and_where(results: list[FinishedEvaluation], page: str) -> None:
     header = re.search(r"<header>.*?</header>", page, re.DOTALL).group(0)
     assert "<b>fid</b>: not computed: no Inception weights here" in header
     assert "<b>exact</b> (gamma): not computed: needs specs" in header
     assert "▲ 2 not computed" in header
-
-
-def test_grids_show_the_same_prompts_with_the_real_image_on_top(results: list[FinishedEvaluation], page: str) -> None:
-    grid = re.search(r"<h3>iid</h3>(<div class=\"grid\">.*?)<h3>", page, re.DOTALL).group(1)
-    alts = re.findall(r'alt="([^"]*)"', grid)
-    caption = results[0].splits["iid"]["captions"][0].replace('"', "&quot;")
-    assert alts[:3] == [
-        f"real image for: {caption}",
-        f"alpha, prompt: {caption}",
-        f"beta &lt;b&gt;&amp;&quot;&#x27;, prompt: {caption}",
-    ]
-    assert len(alts) == 4 * 8 and "gamma, not asked" in re.sub(r"<[^>]+>", "", grid).replace("&nbsp;", "")
-    assert "seed 1000037" in grid
-
-
-def test_models_with_other_prompts_have_a_grid_of_their_own(results: list[FinishedEvaluation]) -> None:
-    other = changed(results[1])
-    other.data["splits"]["iid"]["captions"] = ["something else"] * 8
-    models = models_of([results[0], other])
-    assert [len(block.models) for block in blocks(models)] == [1, 1, 2]
-    assert [block.split for block in blocks(models)] == ["iid", "iid", "combo"]
-
-
-def test_models_without_prompts_join_the_grid_of_their_data(results: list[FinishedEvaluation]) -> None:
-    def on(result: FinishedEvaluation, name: str) -> FinishedEvaluation:
-        return changed(result, data={"name": name})
-
-    together = blocks(models_of([on(results[2], "scenes"), on(results[0], "scenes")]))
-    apart = blocks(models_of([on(results[2], "other"), on(results[0], "scenes")]))
-    assert [[m.name for m in block.models] for block in together if block.split == "iid"] == [["gamma", "alpha"]]
-    assert [[m.name for m in block.models] for block in apart if block.split == "iid"] == [["alpha"], ["gamma"]]
 
 
 def test_sections_without_data_are_absent(results: list[FinishedEvaluation]) -> None:
@@ -267,36 +156,6 @@ def test_a_page_of_many_large_images_stays_small(tmp_path: Path) -> None:
         results.append(FinishedEvaluation(data, tmp_path / name))
     page = render(results)
     assert len(page) < BUDGET + 100_000 and "shown reduced" in page and page.count("<img") >= 3 * 4 * 2
-
-
-def test_a_gap_has_newcombes_interval() -> None:
-    # Newcombe 1998, table II, example (a), method 10: 56 of 70 against 48 of 80.
-    def share(k: int, n: int, z: float = 1.959964) -> dict[str, float]:
-        middle, half = k + z * z / 2, z * (k * (n - k) / n + z * z / 4) ** 0.5
-        return {"value": k / n, "low": (middle - half) / (n + z * z), "high": (middle + half) / (n + z * z)}
-
-    assert difference(share(48, 80), share(56, 70)) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-    assert np.isnan(difference(share(48, 80), {"value": 0.5})[1])
-
-
-def test_product_of_skills_is_exact_for_independent_skills_and_low_for_failures_that_coincide() -> None:
-    def one(count: float, colour: float) -> dict[str, float]:
-        return {"presence": 1.0, "count": count, "colour": colour, "exact": float(count == colour == 1)}
-
-    independent = [one(a, b) for a in (1, 1, 0) for b in (1, 0)]
-    assert product_of_skills(independent) == pytest.approx((1 / 3, 1 / 3))
-    together = [one(1, 1), one(0, 0)]
-    assert product_of_skills(together) == (0.25, 0.5)
-
-
-def test_results_are_read_from_disk_or_refused_in_one_line(results: list[FinishedEvaluation], tmp_path: Path) -> None:
-    assert FinishedEvaluation.load(results[0].folder).data == results[0].data
-    assert FinishedEvaluation.load(results[0].folder / "metrics.json").name == "alpha"
-    with pytest.raises(FileNotFoundError, match="no evaluation in .*run evaluate.py"):
-        FinishedEvaluation.load(tmp_path)
-    (tmp_path / "metrics.json").write_text('{"schema": 1}')
-    with pytest.raises(ValueError, match="has schema 1, this version reads 2"):
-        FinishedEvaluation.load(tmp_path)
 
 
 @pytest.mark.slow
