@@ -153,13 +153,17 @@ def main() -> None:
     make_material(work / "material")
     found = {model: measure(model, given.segments, given.steps, work) for model in models}
     shutil.rmtree(work)
+    settings = {"segments": given.segments, "steps": given.steps}
+    publish(given.out, {"settings": settings, "models": found, "machine": state, **provenance("torch")}, table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Model -> both speeds and their ratio."""
     rows = []
     for model, result in found.items():
         speed, (low, high) = result["images_per_cpu_sec"], result["quartiles"]
         rows.append([model, f"{speed['with']:.4g}", f"{speed['without']:.4g}", f"{result['ratio']:.3f} ({low:.3f}–{high:.3f})"])
-    table = markdown_table(["images by processor second", "with guards", "without", "ratio (quartiles)"], rows)
-    settings = {"segments": given.segments, "steps": given.steps}
-    publish(given.out, {"settings": settings, "models": found, "machine": state, **provenance("torch")}, table)
+    return markdown_table(["images by processor second", "with guards", "without", "ratio (quartiles)"], rows)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         check_prediction(prediction)
         if not sigma_data > 0:
             raise ValueError(f"sigma_data={sigma_data}: give the standard deviation of the data, above 0")
-        if prediction in NEEDS_SIGNAL and schedule.alpha(torch.ones(1)).item() == 0:
+        if prediction in NEEDS_SIGNAL and schedule.alpha(torch.ones(1, device="cpu")).item() == 0:
             where = f"t = 1 of {type(schedule).__name__}"
             raise ValueError(
                 f"prediction={prediction!r} cannot recover x_0 where alpha = 0 ({where}): use v, x_0, flow or edm"

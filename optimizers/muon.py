@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -112,14 +113,23 @@ def is_matrix(p: Tensor, min_side: int) -> bool:
     return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= min_side
 
 
+@functools.cache
+def product_dtype(device: str) -> torch.dtype:
+    """bfloat16 on devices that multiply it in hardware, else float32."""
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return torch.bfloat16 if device != "cpu" or has else torch.float32
+
+
 def orthogonalise(g: Tensor, iterations: int = 4) -> Tensor:
-    """Replace the singular values of each matrix in (N, rows, columns) by about 1, in bfloat16 products.
+    """Replace the singular values of each matrix in (N, rows, columns) by about 1.
+
+    The products are in bfloat16 where the hardware has it; a CPU without it would take several times as long as in float32.
 
     Source: Jordan et al. 2024 (Muon): Newton-Schulz iteration with coefficients tuned for slope at zero.
     """
     a, b, c = COEFFICIENTS
     tall = g.shape[-2] > g.shape[-1]
-    x = (g.mT if tall else g).bfloat16()
+    x = (g.mT if tall else g).to(product_dtype(g.device.type))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runtime.config import REPO
-from runtime.nodes import largest
+from runtime.nodes import check_nodes, largest
 from runtime.places import check_places
 
 # Room -> the classes, by name, whose subclasses defined in it may be built. A new family, net or data set enters no list.
@@ -82,6 +82,7 @@ def instantiate_untrusted(
     """
     node = checked(node, trust=trust, kind=kind)
     try:
+        check_nodes(node, "data" if kind == DATA else "model")  # some settings are used long after they are given
         with budget or nullcontext():
             return instantiate(node)
     except Exception as error:  # arguments from somebody else can raise nearly anything

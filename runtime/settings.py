@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from runtime.config import CONF
-from runtime.nodes import Count, Finite, Positive, Seed, Share, arguments, check_nodes, check_values, expected, shown, takes
+from runtime.nodes import Count, Finite, Positive, Seed, Share, arguments, check_nodes, check_values, expected, shown, takes, unsuited
 
 
 def only(condition: Callable[[Any], Any]) -> AfterValidator:
@@ -249,6 +249,13 @@ def check_train(cfg: DictConfig) -> None:
         plain = check("train", cfg)
     finally:
         cfg.run_dir = own
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers import Logger
+
+    for part, kind in (("callbacks", Callback), ("logger", Logger)):
+        for name, node in (plain[part] or {}).items():
+            if (wrong := unsuited(node, kind)) is not None:
+                raise ValueError(f"{part}.{name}: {wrong}")
     trainer, model = plain["trainer"], plain["model"]
     if "optimizer" in model and model["optimizer"] is None:
         raise ValueError("model.optimizer=null: training needs an optimiser, for instance {_target_: torch.optim.Adam, _partial_: true, lr: 1e-3}")

@@ -260,12 +260,16 @@ def main() -> None:
     settings = {key: known[key] for key in ("kills", "minutes", "rows", "seed", "troubles", "reach")}
     packages = ("torch", "pytorch-lightning", "torchdata")
     write_json(out, {"settings": settings, "rows": result, "machine": machine(1), **provenance(*packages)})
-    cells = [[what, *(str(result[row]["counts"].get(name, 0)) for row in rows)] for name, what in LINES.items()]
-    cells += [["exit codes after SIGTERM", *(codes(result[row], "sigterm") for row in rows)],
-              ["exit codes after Ctrl-C", *(codes(result[row], "ctrl_c") for row in rows)]]  # fmt: skip
-    table = markdown_table(["", *(ROWS[row] for row in rows)], cells)
-    out.with_suffix(".md").write_text(table + "\n")
-    print(f"\n{table}\n\n{out}")
+    out.with_suffix(".md").write_text(table(result) + "\n")
+    print(f"\n{table(result)}\n\n{out}")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Row -> its counts and exit codes, as a table with a column each."""
+    cells = [[what, *(str(found["counts"].get(name, 0)) for found in result.values())] for name, what in LINES.items()]
+    cells += [["exit codes after SIGTERM", *(codes(found, "sigterm") for found in result.values())],
+              ["exit codes after Ctrl-C", *(codes(found, "ctrl_c") for found in result.values())]]  # fmt: skip
+    return markdown_table(["", *(ROWS[row] for row in result)], cells)
 
 
 def codes(result: dict[str, Any], kind: str) -> str:

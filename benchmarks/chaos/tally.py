@@ -30,6 +30,15 @@ class Tally:
         self.exits: Counter[str] = Counter()
         self.problems: list[dict[str, str]] = []
 
+    @classmethod
+    def of(cls, result: dict[str, Any]) -> Tally:
+        """The tally of a campaign that is over, from its JSON."""
+        tally = cls()
+        tally.counts.update(result["counts"])
+        tally.exits.update(result["exit_codes"])
+        tally.problems = result["problems"]
+        return tally
+
     def add(self, name: str, n: int = 1) -> None:
         self.counts[name] += n
 

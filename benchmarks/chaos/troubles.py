@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import sessions
-from benchmarks.sessions import processes_of
+from benchmarks.sessions import assert_same, processes_of
 
 # Kind -> how often. A kill at a random moment of training is the common case; "writing" waits for a checkpoint's
 # temporary file, "starting" does not wait for training to begin.
@@ -158,29 +157,25 @@ def damage(data: bytes, kind: str, rng: random.Random) -> bytes:
     return bytes(raw)
 
 
-def damage_newest(checkpoints: Path, rng: random.Random) -> str | None:
-    """Damages the newest checkpoint where there is another; its name, or None.
-
-    Damage to bytes that mean nothing, such as a date in the archive, is left out.
-    """
-    found = sorted(checkpoints.glob("step=*.ckpt"))
-    if len(found) < 2:
-        return None
-    good = found[-1].read_bytes()
-    bad = damage(good, rng.choice(DAMAGES), rng)
-    if same(bad, good):
-        return None
-    found[-1].write_bytes(bad)
-    return found[-1].name
-
-
 def same(bad: bytes, good: bytes) -> bool:
     """Whether two checkpoints hold the same."""
     try:
-        sessions.assert_same(*(torch.load(io.BytesIO(raw), weights_only=True) for raw in (bad, good)))
+        assert_same(*(torch.load(io.BytesIO(raw), weights_only=True) for raw in (bad, good)))
         return True
     except Exception:
         return False
+
+
+def damage_newest(checkpoints: Path, rng: random.Random) -> str | None:
+    """Damages the newest checkpoint where there is another; its name, or None."""
+    found = sorted(checkpoints.glob("step=*.ckpt"))
+    if len(found) < 2:
+        return None
+    good = bad = found[-1].read_bytes()
+    while same(bad, good):  # bytes between the records of an archive mean nothing
+        bad = damage(good, rng.choice(DAMAGES), rng)
+    found[-1].write_bytes(bad)
+    return found[-1].name
 
 
 def tear_metrics(run_dir: Path, rng: random.Random) -> bool:

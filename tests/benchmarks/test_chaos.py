@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.chaos import files, troubles
 from benchmarks.chaos.__main__ import parse
@@ -27,6 +29,26 @@ def test_damage_always_changes_the_file(kind: str) -> None:
         bad = troubles.damage(good, kind, random.Random(seed))
         assert bad != good and len(bad) <= len(good)
         assert bad == troubles.damage(good, kind, random.Random(seed)), "the same seed makes the same damage"
+
+
+def test_a_damaged_checkpoint_holds_something_else_or_cannot_be_read(tmp_path: Path) -> None:
+    """Much of a small archive is padding, and a bit that falls there says nothing about who reads it."""
+    whole = io.BytesIO()
+    torch.save({f"weight{i}": torch.ones(3) for i in range(20)}, whole)
+    flips = [troubles.damage(whole.getvalue(), "bit_flipped", random.Random(seed)) for seed in range(40)]
+    assert any(troubles.same(bad, whole.getvalue()) for bad in flips)
+    for seed in range(40):
+        for step in (1, 2):
+            (tmp_path / f"step={step:08d}.ckpt").write_bytes(whole.getvalue())
+        assert troubles.damage_newest(tmp_path, random.Random(seed)) == "step=00000002.ckpt"
+        assert not troubles.same((tmp_path / "step=00000002.ckpt").read_bytes(), whole.getvalue())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 1.0])
+def test_the_share_of_signals_can_be_chosen(share: float) -> None:
+    weights = troubles.with_signals(troubles.ALONE, share)
+    assert sum(w for kind, w in weights.items() if kind in troubles.SIGNALS) == pytest.approx(share)
+    assert sum(weights.values()) == pytest.approx(1) and weights["sigkill"] == pytest.approx(2 * weights["sigkill_writing"])
 
 
 def test_metrics_are_torn_after_the_checkpoint_only(tmp_path: Path) -> None:
@@ -70,7 +92,7 @@ def test_every_family_has_every_variant_and_its_own_settings_once(tmp_path: Path
         tasks(["gna"])
 
 
-@pytest.mark.parametrize("words", [["minutes"], ["minits=3"], ["kills=many"], ["kills=-1"]])
+@pytest.mark.parametrize("words", [["minutes"], ["minits=3"], ["kills=many"], ["kills=-1"], ["reach=2"], ["signals=1.5"], ["troubles=0"]])
 def test_misspelt_settings_are_refused(words: list[str]) -> None:
     with pytest.raises(ValueError):
         parse(words)

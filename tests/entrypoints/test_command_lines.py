@@ -76,6 +76,13 @@ TRAINING = [
     ("toy", "+data.worker=1", r"data.worker=1: ToyData takes no 'worker'"),
     ("toy", "+callbacks.ema.rate=1", r"callbacks.ema.rate=1: EMA takes no 'rate'"),
     ("toy", "+callbacks.mine=3", r"callbacks.mine=3|callbacks=\{"),
+    ("toy", "'+callbacks.mine={{_target_: torch.nn.Identity}}'", "callbacks.mine: torch.nn.Identity is no Callback"),
+    ("toy", "'+logger.mine={{_target_: callbacks.ema.EMA}}'", "logger.mine: callbacks.ema.EMA is no Logger"),
+    ("imagen", "+model.stages.base.net._args_=[1]", r"net._args_=\[1\]: give arguments by their names"),
+    ("imagen", "+model.stages.base.net._partial_=maybe", "net._partial_=maybe: give true or false"),
+    ("imagen", "+model.stages.base.net._partial_=true", "networks.unet.UNet is called in part"),
+    ("imagen", "+model.stages.base.net._recursive_=3", "net._recursive_=3: give true or false"),
+    ("imagen", "+model.stages.base.net._convert_=some", "net._convert_=some: give none, partial, object or all"),
     ("toy", "+trainer.stop.soon=1", r"trainer.stop.soon=1: Stop takes no 'soon'"),
     # groups
     ("toy", "model=toi", "model=toi: there is no such model. Did you mean model=toy"),

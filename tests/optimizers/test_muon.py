@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from optimizers import muon
 from optimizers.muon import Muon, orthogonalise
 
 
@@ -151,3 +152,16 @@ def test_a_closure_is_called_with_gradients() -> None:
         return loss
 
     assert Muon([p], lr=0.1).step(closure) == 3 and p[0] < 1
+
+
+def test_products_are_in_bfloat16_only_where_the_hardware_has_it(monkeypatch) -> None:
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        muon.product_dtype.cache_clear()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda has=has: has, raising=False)
+        assert muon.product_dtype("cpu") == expected and muon.product_dtype("cuda") == torch.bfloat16
+        out = muon.orthogonalise(torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0)))
+        assert out.dtype == torch.float32
+        singular = torch.linalg.svdvals(out)
+        assert 0.6 < singular.min() and singular.max() < 1.3
+    muon.product_dtype.cache_clear()

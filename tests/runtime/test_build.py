@@ -119,6 +119,21 @@ def test_a_foreign_node_is_refused_in_one_line(what: str, canary: Canary) -> Non
         instantiate_untrusted(HOSTILE_NODES[what])
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_steps", "many"), ("num_steps", 0), ("guidance_scale", "strong"), ("guidance_scale", [1, 2]),
+        ("threshold_percentile", "x"), ("sampler.eta", "x"), ("sampler._partial_", False), ("guidance_rescale", {"a": 1}),
+        ("schedule", {"_target_": "networks.unet.UNet", "_partial_": True}),
+    ],
+)  # fmt: skip
+def test_what_is_used_only_while_drawing_is_checked_when_a_model_is_built(setting: str, value: Any) -> None:
+    cfg = compose("train", ["model=imagen", "text_encoder=bag_of_words", "run_dir=x", "name=x"])
+    OmegaConf.update(cfg, f"model.stages.base.{setting}", value, merge=False, force_add=True)
+    with pytest.raises(ValueError, match=rf"stages\.base\.{setting.split('.')[0]}|at stages\.base\.{setting.split('.')[0]}"):
+        instantiate_untrusted(cfg.model)
+
+
 def test_the_gadget_that_ran_a_shell_command_is_refused(canary: Canary) -> None:  # noqa: F811
     """Word for word: a function of ours writes a module, then torch imports it."""
     write = {
