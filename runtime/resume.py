@@ -26,6 +26,7 @@ BUILT = ("model", "data", "trainer", "callbacks", "logger")  # what a configurat
 FREE = (
     "callbacks.checkpoint",
     "callbacks.evaluate",
+    "callbacks.loss_by_level",
     "callbacks.metrics_log",
     "callbacks.progress",
     "callbacks.samples",

@@ -187,7 +187,7 @@ def test_an_image_as_it_is_adds_nothing_and_an_augmented_one_its_numbers() -> No
 
 def test_what_a_request_can_hold_is_said_by_the_conditioner() -> None:
     kinds = (LabelConditioner, TextConditioner, LowresConditioner, ImageEmbeddingConditioner, AugmentConditioner)
-    assert [k.reads for k in kinds] == ["label", "text", "", "", ""]
+    assert [k.reads for k in kinds] == ["label", "text", "lowres", "", ""]
     assert [k.droppable for k in kinds] == [True, True, False, True, False]
     base = Conditioner()
     for call in (lambda: base.from_batch({}), lambda: base.drop({}, KEEP), lambda: base({})):
