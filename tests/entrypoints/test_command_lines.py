@@ -242,9 +242,9 @@ TRAINING = [
     ("imagen", "data.num_images=0", "data.num_images=0"),
     ("points", "data.std=-1", f"data.std=-1: give {ABOVE}"),
     ("toy", "data.batch_size=7 trainer.devices=2", "batch_size=7"),
-    ("gan", "+extractor@classifier=classifier classifier.ckpt=nope +callbacks.evaluate._target_=callbacks.evaluation.Evaluate "
-     "'+callbacks.evaluate.evaluators={{fd: {{_target_: evaluation.metrics.frechet.FrechetDistance, extractor: ${{classifier}}}}}}' "
-     "+callbacks.evaluate.every_steps=1 +callbacks.evaluate.n=4", "classifier.ckpt=nope: no such file, run or name in zoo/"),
+    ("gan", "+extractor@judge=classifier judge.ckpt=nope +callbacks.evaluate._target_=callbacks.evaluation.Evaluate "
+     "'+callbacks.evaluate.evaluators={{fd: {{_target_: evaluation.metrics.frechet.FrechetDistance, extractor: ${{judge}}}}}}' "
+     "+callbacks.evaluate.every_steps=1 +callbacks.evaluate.n=4", "callbacks.evaluate.evaluators.fd.extractor.ckpt=nope: no such file, run or name in zoo/"),
     # autoencoder, vae, classifier
     ("autoencoder", "model.latent_dim=0", f"model.latent_dim=0: give {WHOLE} 1"),
     ("autoencoder", "model.latent_dim=-32", "model.latent_dim=-32"),
@@ -317,7 +317,7 @@ TRAINING = [
     ("imagen", "model.stages.base.times.std=-1", "times.std=-1"),
     ("imagen", "model.stages.base.sampler=ddim", "model.stages.base.sampler=ddim"),
     ("imagen", "model.stages.base.sampler._target_=diffusion.samplers.dddim", "Did you mean diffusion.samplers.ddim"),
-    ("imagen", "model.stages.base.net=null", "model.stages.base.net=null"),
+    ("imagen", "model.stages.base.net=null", "node `net` is not a container.*at model.stages.base.conditioners.text.tokens_dim"),
     ("imagen", "model.stages.super_resolution.lowres.aug_level=2", f"aug_level=2: give {SHARE}"),
     ("imagen", "model.stages.super_resolution.lowres.crop_size=5", "crop_size=5"),
     ("imagen", "model.stages.super_resolution.lowres.size=16", "lowres.size=16"),
@@ -497,7 +497,7 @@ EVALUATING = [
     ("ckpt={toy} sweep=3", "sweep=3"),
     ("ckpt={toy} +sweep.seed=[1]", "sweep.seed=1: this model takes no 'seed'"),
     ("ckpt={toy} +sweep.seed=1", "sweep.seed=1: give a list of values"),
-    ("ckpt={toy} sweep.steps=[1]", "unknown setting 'sweep.steps'"),
+    ("ckpt={toy} sweep.steps=[1]", "sweep.steps=1: this model takes no 'steps'. Did you mean num_steps"),
     ("ckpt={toy} evaluator=best", "evaluator=best: there is no such evaluator"),
     ("ckpt={toy} evaluator.fdd=null", "Did you mean evaluator.fd=null"),
     ("ckpt={toy} evaluator.fd=true", "evaluator"),
