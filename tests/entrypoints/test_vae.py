@@ -105,7 +105,8 @@ def test_its_checkpoint_draws_by_seed_and_is_judged_by_evaluate(trained: dict, p
     (result,) = evaluate.main([f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu", f"out={place / 'evaluation'}"])
     metrics = result["splits"]["test"]["metrics"]
     bounds = [metrics[name]["value"] for name in ("elbo_nats", "iwae_5_nats", "iwae_60_nats")]
-    assert bounds == sorted(bounds, reverse=True) and bounds[2] < bounds[0]
+    # The order holds for expectations; five draws of 30 images know theirs to about 0.15 nats.
+    assert bounds[0] > max(bounds[1:]) and bounds[1] > bounds[2] - 3 * 0.15
     assert bounds[0] == pytest.approx(trained["val/elbo_nats"], rel=0.1), "other images of the same kind"
     assert metrics["iwae_60_bpd"]["value"] == pytest.approx(bounds[2] / 784 / math.log(2))
 
