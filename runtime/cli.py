@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ def user_error(error: BaseException) -> str | None:
     if of_configuration or wrapped and isinstance(root, (TypeError, ImportError)):
         lines = [line.strip() for e in chain for line in str(e).splitlines()]
         place = next((line.split(": ", 1)[1] for line in lines if line.startswith("full_key: ")), "")
+        if missing := re.search(r"trying to access ([\w.]+): node `([\w.]+)` is not a container", str(root)):
+            return f"{missing[2]}=null or a plain value: give a group of settings, {missing[1]} is read from it (at {place})"
         return " ".join(str(root).split("full_key:")[0].split()) + (f" (at {place})" if place else "")
     return None
 

@@ -29,8 +29,8 @@ TEXTS = {
     "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "weaker", "weights",
 }  # fmt: skip
-OF_THE_MODEL = ("options", "sweep", "likelihood_options")  # dicts whose keys are those that a model takes
-OPEN = (*OF_THE_MODEL, "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
+OF_THE_MODEL = ("options", "likelihood_options")  # dicts whose keys are those that a model takes
+OPEN = (*OF_THE_MODEL, "sweep", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
 HELP = "See python {}.py --help."
 ASSIGNMENT = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)

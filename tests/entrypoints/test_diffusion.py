@@ -22,6 +22,8 @@ from tests.entrypoints.test_ddp import assert_close
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 from train import main as train
 
+pytestmark = pytest.mark.timeout(400)  # runs of several processes, on machines that others use
+
 STEPS = 24
 # Every step is saved, so that kills fall into all of training and saving.
 COMMON = (

@@ -19,6 +19,8 @@ from tests.datamodules.class_data import write_class_data
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 from train import main as train
 
+pytestmark = pytest.mark.timeout(400)  # runs of several processes, on machines that others use
+
 SMALL = (
     "data=fashion_mnist", "data.batch_size=8", "data.num_val=8", "data.num_workers=0", "trainer.max_steps=6",
     "callbacks.checkpoint.every_steps=2",

@@ -13,6 +13,8 @@ import train
 from tests.datamodules.class_data import small_run, write_class_data
 from tests.toy import CONF
 
+pytestmark = pytest.mark.timeout(400)  # runs of several processes, on machines that others use
+
 TINY = ("net.dim=16", "net.head_dim=8", "net.dim_mults=[1,1]", "net.emb_dim=16", "trainer.max_steps=3", "callbacks.samples=null")
 JUDGES = ("evaluator=toy", f"hydra.searchpath=[file://{CONF}]", "device=cpu", "n=3", "num_steps=2",
           "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood")  # fmt: skip
