@@ -102,7 +102,10 @@ class LinearSchedule(NoiseSchedule):
                 "needs 0 < beta_start <= beta_end and beta_end * 1000 / num_train_steps < 1"
             )
         self.num_train_steps = num_train_steps
-        beta = torch.linspace(beta_start * scale, beta_end * scale, num_train_steps, dtype=torch.float64)
+        # On the CPU also where a model is built on torch.device("meta"): the table is data, not a parameter.
+        beta = torch.linspace(
+            beta_start * scale, beta_end * scale, num_train_steps, dtype=torch.float64, device=torch.device("cpu")
+        )
         # (num_train_steps + 1,), step 0 is clean; a copy per device, since copying at every call would stall a GPU.
         self._log_alpha_bar = {torch.device("cpu"): F.pad(torch.log1p(-beta).cumsum(0), (1, 0))}
 
