@@ -8,7 +8,7 @@ imagen: .venv/installed
 	$(BIN)/python train.py model=imagen
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

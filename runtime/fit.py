@@ -150,8 +150,10 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     run_dir.children_keep_locks(isinstance(trainer.strategy.launcher, _MultiProcessingLauncher))
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
-    except SystemExit:  # Lightning's own answer to signals, for instance to a second Ctrl-C
-        raise SystemExit(128 + stop.signum if stop.signum else 143 if trainer.received_sigterm else 1) from None
+    except SystemExit as exit:  # Lightning's own answer to signals: to a second Ctrl-C, or one before the first step
+        interrupted = signal.SIGINT if isinstance(exit.__context__, KeyboardInterrupt) else 0
+        signum = stop.signum or (signal.SIGTERM if trainer.received_sigterm else interrupted)
+        raise SystemExit(128 + signum if signum else 1) from None
     except ProcessRaisedException as error:
         raise of_process(error) from None
     except FloatingPointError as error:

@@ -164,9 +164,10 @@ def newest_checkpoint(path: Path, force: bool) -> dict[str, Any] | None:
         raise ValueError(f"{what}: put a good one back, or add resume_force=true to start over at step 0")
     for file in damaged if is_process_zero() else ():
         aside = file.with_name(f"{file.name}.damaged")
-        os.replace(file, aside)
         then = "starting at step 0" if newest is None else "using the checkpoint before it"
+        # Told first: a kill between the two tells it twice, never not at all.
         print(f"warning: {file} is damaged, now {aside.name}; {then}", flush=True)
+        os.replace(file, aside)
     if newest is None and not damaged and is_process_zero():
         print(f"{path} has no checkpoint yet: starting at step 0", flush=True)
     return newest

@@ -1,4 +1,4 @@
-"""Slow tests in turns: `pytest --slow-part=today` runs the quick tests and then one part of the slow ones.
+"""Slow tests in turns: `pytest --slow-part=today --slow-minutes=5` runs one part of the slow tests, and only those.
 
 There are five parts, by the date: all have run after five days of daily runs, and after five weeks of weekly ones (five
 and seven have no common divisor). Parts take about equally long, by what each test was measured to take.
@@ -6,6 +6,7 @@ and seven have no common divisor). Parts take about equally long, by what each t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 
 PARTS = 5
-UNTIL_MINUTES = 14.0  # after so many minutes of the whole session no further slow test begins
 # Processor seconds on one core, measured; what is not here counts as OTHERS.
 SECONDS = {
     "tests/benchmarks/test_gan_mimicry.py::test_end_to_end": 18,
@@ -54,14 +54,16 @@ def chosen_part(text: str, now: float) -> tuple[int, int]:
 
 
 def pytest_addoption(parser: Any) -> None:
-    what = "also run one part of the slow tests, the quick ones first: today, or K/N"
+    what = "run one part of the slow tests in place of the quick ones: today, or K/N"
     parser.addoption("--slow-part", metavar="PART", default=None, help=what)
+    what = "after so many minutes no further test of --slow-part begins"
+    parser.addoption("--slow-minutes", metavar="MINUTES", type=float, default=math.inf, help=what)
 
 
 def pytest_configure(config: Any) -> None:
     if config.option.slow_part:
         config.slow_part = chosen_part(config.option.slow_part, time.time())
-        config.option.markexpr = "not gpu"
+        config.option.markexpr = "slow and not gpu"
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
@@ -70,15 +72,13 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     number, count = config.slow_part
     slow = [item for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("gpu")]
     now = set(parts((item.nodeid for item in slow), count)[number])
-    quick = [item for item in items if not item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=[item for item in slow if item.nodeid not in now])
-    items[:] = [*quick, *(item for item in slow if item.nodeid in now)]
+    items[:] = [item for item in slow if item.nodeid in now]
 
 
 def pytest_runtest_setup(item: Any) -> None:
-    late = time.monotonic() - _began > 60 * UNTIL_MINUTES
-    if late and item.config.option.slow_part and item.get_closest_marker("slow"):
-        pytest.skip(f"slow, and {UNTIL_MINUTES:g} minutes are over: its turn comes again")
+    minutes = item.config.option.slow_minutes
+    if item.config.option.slow_part and time.monotonic() - _began > 60 * minutes:
+        pytest.skip(f"slow, and {minutes:g} minutes are over: its turn comes again")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
@@ -88,5 +88,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     terminalreporter.section(f"slow tests, part {number + 1} of {count}")
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            if "slow" in report.keywords and (report.when == "call" or outcome == "skipped"):
+            if report.when == "call" or outcome == "skipped":
                 terminalreporter.write_line(f"{outcome} after {report.duration:.0f} s: {report.nodeid}")

@@ -26,6 +26,8 @@ CHOICES = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name 
 # Too large for any test machine: built without memory, on torch's meta device.
 META = {"model=imagen_paper": ["data.root=images"]}
 SMALL = [choice for choice in CHOICES if choice not in META]
+# Nets of more than 50 M parameters: a step takes long on a CPU.
+SLOW = {"experiment=edm_cifar10", "experiment=iddpm_cifar10"}
 
 # Largest believable loss of an untrained model; 10 where it is not said.
 LIMIT = {"vae": 3000}  # nats of a whole image
@@ -90,7 +92,7 @@ def test_its_header_says_what_it_is_and_how_to_launch_it(choice: str) -> None:
         assert any(line.startswith("# Expect: ") for line in comments)
 
 
-@pytest.mark.parametrize("choice", SMALL)
+@pytest.mark.parametrize("choice", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in SMALL])
 def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -> None:
     paths = [f"run_dir={tmp_path / 'run'}", f"paths.cache={tmp_path / 'cache'}", "name=tiny"]
     cfg = configuration(choice, *TINY, *paths, "text_encoder=bag_of_words")

@@ -103,8 +103,6 @@ def main() -> None:
     write_json(settings.out, result)
     settings.out.with_suffix(".md").write_text(tally.table() + "\n")
     print(f"\n{tally.table()}\n\n{settings.out}")
-    for problem in tally.problems:
-        print(f"\n{problem['kind']} {problem['task']}: {problem['what']}\n  {problem['kept']}")
     if tally.problems:
         raise SystemExit(1)
     if settings.dir is None:

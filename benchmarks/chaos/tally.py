@@ -48,6 +48,7 @@ class Tally:
 
     def problem(self, kind: str, task: str, what: str, kept: str = "") -> None:
         self.problems.append({"kind": kind, "task": task, "what": what[:600], "kept": kept})
+        print(f"problem: {kind} {task}: {what[:600]}  {kept}", flush=True)
 
     @property
     def kills(self) -> int:

@@ -51,7 +51,7 @@ def arguments(variant: str, data: Path, path: Path, *more: str) -> list[str]:
     return overrides(*VARIANTS[variant], *COMMON, f"data.root={data}", *more, run=path)
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", ["ddpm_by_class", *(pytest.param(name, marks=pytest.mark.slow) for name in ("edm", "flow_by_optimal_transport"))])
 def test_random_kills_change_nothing(variant: str, data: Path, tmp_path: Path) -> None:
     rng, path, log = random.Random(variant), tmp_path / "run", tmp_path / "log"
     assert run(arguments(variant, data, tmp_path / "whole"), log, timeout=300) == 0, log.read_text()

@@ -42,7 +42,7 @@ def arguments(variant: str, path: Path, *more: str) -> list[str]:
     return overrides(*COMMON, *VARIANTS[variant], *more, run=path)
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", ["convolutional", pytest.param("points", marks=pytest.mark.slow)])
 def test_random_kills_change_nothing(variant: str, tmp_path: Path) -> None:
     rng, path, log = random.Random(variant), tmp_path / "run", tmp_path / "log"
     assert run(arguments(variant, tmp_path / "whole"), log) == 0, log.read_text()

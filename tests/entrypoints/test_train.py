@@ -157,6 +157,7 @@ def test_help_from_a_shell(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_from_a_shell(tmp_path: Path) -> None:
     settings = overrides("trainer.max_steps=1", f"paths.runs={tmp_path / 'runs'}")
     refused = script("-m", "tests.toy", "-m", *settings, "seed=0,1", "trainer.devices=2", cwd=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,27 @@ class NoRoom:
             return real(*args, **kwargs)
 
         return write
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_before_the_first_step_ends_as_later(begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning answers it with exit code 1 while it still sets up."""
+    path = tmp_path / "run"
+    if begun:
+        main(overrides("trainer.max_steps=2", run=path))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ToyData, "train_dataloader", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            main([f"resume={path}", "trainer.max_steps=4"] if begun else overrides(run=path))
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal from then on
+    assert exit.value.code == 130
+    assert path.exists() == begun, "a run without a step leaves nothing"
 
 
 def test_a_full_disk_during_the_run_costs_pictures_and_nothing_else(tmp_path: Path, monkeypatch, capsys) -> None:
