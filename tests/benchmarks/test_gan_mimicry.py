@@ -193,7 +193,7 @@ def test_end_to_end(tmp_path: Path, stand_in: str, monkeypatch: pytest.MonkeyPat
     result = json.loads(out.read_text())
     assert list(result["rows"]) == ["real images", "ours dcgan", "mimicry sngan_256"]
     for row in list(result["rows"].values())[1:]:
-        assert row["fd"] > 0 and row["seconds"] >= 3 and row["steps"] > 0
+        assert row["fd"] > 0 and row["seconds"] > 0 and row["steps"] > 0
     assert result["rows"]["ours dcgan"]["weights"] == "ema"
     (width, height), path = pictures[0]
     assert path.name == "gan_mimicry.png" and width > height
