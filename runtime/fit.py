@@ -122,7 +122,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     done = checkpoint["counters"] if checkpoint else {"batches_seen": 0, "optimizer_steps": 0}
     unwritten = (checkpoint or {}).get("unwritten")
     if done["optimizer_steps"] >= total:
-        if unwritten and is_process_zero():
+        if is_process_zero():  # also where all is written: a power cut may have torn what followed
             rewind(record, done["optimizer_steps"], unwritten)
             check_record(record.close(), path, "its checkpoint has them")
         say(f"the run is finished at step {done['optimizer_steps']}: give a larger trainer.max_steps to go on")

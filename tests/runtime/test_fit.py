@@ -238,6 +238,16 @@ def test_metrics_that_the_disk_never_took_are_an_error_and_come_back(tmp_path: P
     assert all(json.loads(line) for line in (path / "timing.jsonl").read_text().splitlines())
 
 
+@pytest.mark.parametrize("tail", [b"7\n", b"\0" * 99, b'{"step": 21, "images'])
+def test_what_a_power_cut_left_behind_the_metrics_of_a_finished_run_goes(tail: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    main(overrides(run=path))
+    whole = (path / "metrics.jsonl").read_bytes()
+    (path / "metrics.jsonl").write_bytes(whole + tail)
+    main([f"resume={path}"])
+    assert (path / "metrics.jsonl").read_bytes() == whole
+
+
 def test_a_run_stopped_on_a_full_disk_goes_on_without_a_gap(tmp_path: Path, monkeypatch) -> None:
     main(overrides(run=tmp_path / "whole"))
     path = tmp_path / "run"
