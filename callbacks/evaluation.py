@@ -7,7 +7,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from callbacks.steps import due, evaluating
@@ -17,6 +16,7 @@ from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, load_prompts, sample_seed
 from evaluation.metrics.run_evaluators import Ranks, measure
+from evaluation.processes import gather
 
 
 class Evaluate(pl.Callback):
@@ -101,10 +101,3 @@ class Evaluate(pl.Callback):
                 print(f"callbacks.evaluate: {metric}: not computed: {why}", flush=True)
                 self._told.add(metric)
         return {f"eval/{split}/{metric}": row["value"] for metric, row in found.metrics.items()}
-
-
-def gather(mine: Any) -> list[Any]:
-    """Every process's object, in the order of ranks."""
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, mine)
-    return shares

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from callbacks.steps import due
@@ -63,7 +64,29 @@ class MetricsLog(pl.Callback):
         self.sums, self.counts, self._clock = {}, {}, (now, module.images_seen)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts}
+        """To be called on all processes at once, as saving does: a checkpoint holds the sums of every process."""
+        return {"sums": of_all_processes(self.sums), "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        self.sums = {name: of_this_process(values) for name, values in state["sums"].items()}
+        self.counts = dict(state["counts"])
+
+
+def of_all_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars by name -> (P,) by name, from P processes that all call this."""
+    if not values:
+        return {}
+    mine = torch.stack(list(values.values()))
+    everyones = [mine]
+    if dist.is_available() and dist.is_initialized():
+        everyones = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyones, mine)
+    return dict(zip(values, torch.stack(everyones, 1).unbind()))
+
+
+def of_this_process(values: Tensor) -> Tensor:
+    """This process's of the values (P,); their mean where there were fewer or more processes, or one without a list."""
+    several = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    values = values.reshape(-1)
+    return values[rank] if len(values) == world else values.mean()

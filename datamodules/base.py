@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world
-from datamodules.workers import end_with_parent
+from datamodules.workers import watched_worker
 from rng.hashing import stable_hash
 
 
@@ -139,7 +139,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_sampler=batch_sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
-            worker_init_fn=end_with_parent,
+            worker_init_fn=watched_worker,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A generator of its own: starting a loader must not advance the global random state of the run.

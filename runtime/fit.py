@@ -17,14 +17,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from files import why_not_written
 from runtime import run_dir
+from runtime.accidents import is_of_loader, last_good, loader_ended, of_process
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
-from runtime.checkpoint_io import AtomicCheckpointIO, newest_good
+from runtime.checkpoint_io import AtomicCheckpointIO
 from runtime.console import be_patient
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.options import check_callbacks
@@ -33,6 +34,7 @@ from runtime.resume import is_process_zero
 from runtime.run_dir import shown
 
 UNLIMITED_STEPS = 10**9
+OF_PROCESS_ZERO = "signal, optimizer_steps, images_seen"  # where the first process of strategy=ddp_fork leaves them
 
 
 class RunState(pl.Callback):
@@ -90,7 +92,11 @@ class RunState(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, module: Any) -> None:
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and trainer.is_global_zero:
-            check_end(trainer, self.record, Path(self.cfg.run_dir))  # the parent process learns of errors alone
+            check_end(trainer, self.record, Path(self.cfg.run_dir))
+            # The parent process learns of errors and of these values alone.
+            stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
+            told = torch.tensor([stop.signum, module.optimizer_steps, module.images_seen])
+            trainer.callback_metrics[OF_PROCESS_ZERO] = told
 
 
 def versions() -> dict[str, str]:
@@ -154,14 +160,20 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         interrupted = signal.SIGINT if isinstance(exit.__context__, KeyboardInterrupt) else 0
         signum = stop.signum or (signal.SIGTERM if trainer.received_sigterm else interrupted)
         raise SystemExit(128 + signum if signum else 1) from None
-    except ProcessRaisedException as error:
-        raise of_process(error) from None
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        raise of_process(error, path) from None
+    except RuntimeError as error:
+        if not is_of_loader(error):
+            raise
+        raise ValueError(loader_ended(error, path)) from None
     except FloatingPointError as error:
         if is_process_zero():  # all processes gave up, one says so
             raise FloatingPointError(f"{error}; {last_good(path)}") from None
         return {}
     if not is_process_zero():
         return {}
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        stop.signum, module.optimizer_steps, module.images_seen = map(int, trainer.callback_metrics[OF_PROCESS_ZERO])
     check_end(trainer, record, path)
     if stop.signum:
         where = f"stopped by {signal.Signals(stop.signum).name} at step {module.optimizer_steps}, saved"
@@ -183,15 +195,6 @@ def check_end(trainer: pl.Trainer, record: JsonlLogger, path: Path) -> None:
         check_record(error, path, "the last checkpoint has them" if saved else "there is no checkpoint that has them")
 
 
-def last_good(path: Path) -> str:
-    """Where a run whose weights are lost can go on from."""
-    good = newest_good(path / "checkpoints")
-    if good is None:
-        return "there is no good checkpoint, start a new run"
-    how = f"python train.py resume={shown(path)}, with the change and resume_force=true"
-    return f"the last good checkpoint is {good.name}, go back to it with {how}"
-
-
 def check_record(error: OSError | None, path: Path, where: str) -> None:
     """Raises ValueError, naming the error and `where` the lines are, if lines of the record are not on the disk."""
     if error:
@@ -205,14 +208,6 @@ def rewind(record: JsonlLogger, step: int, unwritten: dict[str, Any] | None) -> 
         record.rewind(step, unwritten)
     except OSError as error:
         raise ValueError(f"the run cannot go on: {why_not_written(error, record.dir)}") from None
-
-
-def of_process(error: ProcessRaisedException) -> Exception:
-    """What a process of strategy=ddp_fork raised, where a user can put it right."""
-    last = str(error).strip().splitlines()[-1]
-    kinds = {kind.__name__: kind for kind in (ValueError, FileNotFoundError, FloatingPointError)}
-    name, _, text = last.partition(": ")
-    return kinds[name](text) if name in kinds else error
 
 
 def first_saved(cfg: DictConfig) -> Callable[[], None]:

@@ -70,6 +70,22 @@ def test_half_a_window_goes_on_after_a_resume() -> None:
     assert after.lines[0][1]["train/loss"] == whole.lines[0][1]["train/loss"] == 1.5
 
 
+def test_each_process_gets_its_own_sums_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes; a run that goes on with another number of them begins with the mean."""
+    sums = {"train/loss": torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)}
+
+    def sums_of(rank: int, world: int) -> float:
+        monkeypatch.setattr(metrics_log.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(metrics_log.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(metrics_log.dist, "get_world_size", lambda: world)
+        callback = MetricsLog()
+        callback.load_state_dict({"sums": sums, "counts": {"train/loss": 1}})
+        return callback.sums["train/loss"].item()
+
+    assert [sums_of(rank, 3) for rank in range(3)] == [1, 2, 6]
+    assert [sums_of(rank, 2) for rank in range(2)] == [3, 3]
+
+
 def test_processes_are_averaged() -> None:
     run = Run(MetricsLog(1), processes=2)
     run.batch({"loss": 1.0})

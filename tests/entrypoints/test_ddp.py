@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import torch
 
-from tests.sessions import contents, overrides, run
+from benchmarks.sessions import processes_of
+from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp_fork", "model.dropout=0", "trainer.max_steps=8")
 
@@ -37,3 +40,24 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(tmp_path: Path) -> N
     log = tmp_path / "log"
     assert run(overrides(*TWO, "data.batch_size=5", run=tmp_path / "run"), log) == 2
     assert "data.batch_size=5" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_what_ends_one_process_ends_all_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Stopped by a signal to one of them, then one of them killed, both in the middle of a window of metrics."""
+    two = ("trainer.devices=2", "trainer.strategy=ddp_fork", "callbacks.checkpoint.every_steps=1",
+           "callbacks.metrics_log.every_steps=10", "model.sleep_sec=0.05")  # fmt: skip
+    path, log = tmp_path / "run", tmp_path / "log"
+    assert run(overrides(*two, run=tmp_path / "whole"), log) == 0, log.read_text()
+    assert log.read_text().splitlines()[-1].startswith("step 20  images 160  ")
+    ends = [(3, 1, signal.SIGTERM, 143, "stopped by SIGTERM at step "),
+            (12, 0, signal.SIGKILL, 2, "error: process 0 of the training ended by SIGKILL, and the others with it: go on with "
+                                       f"python train.py resume={path}\n")]  # fmt: skip
+    for step, rank, number, code, words in ends:
+        process = start([f"resume={path}"] if path.exists() else overrides(*two, run=path), log)
+        wait_for(lambda: (path / "checkpoints" / f"step={step:08d}.ckpt").exists(), process)
+        of_training = sorted(pid for pid in processes_of(process.pid) if pid != process.pid)
+        os.kill(of_training[rank], number)
+        process.join(60)
+        assert process.exitcode == code and words in log.read_text(), log.read_text()
+    assert run([f"resume={path}"], log) == 0 and "Traceback" not in log.read_text(), log.read_text()
+    assert_same(contents(path), contents(tmp_path / "whole"))

@@ -20,6 +20,7 @@ from lightning_modules.super_resolution import LowResolution
 from networks.conditioners import LowresConditioner, TextConditioner
 from networks.text import BagOfWords, TextEmbedding
 from networks.unet import UNet
+from optimizers.muon import Muon
 
 PROMPTS = ["a red circle", "two blue squares left of a green one", "", "a red circle"]
 
@@ -339,9 +340,10 @@ def test_two_colours_are_learned():
     """A base stage tells a red picture from a blue one after a few hundred steps."""
     torch.manual_seed(0)
     module = Imagen(BagOfWords(dim=24), {"base": make_stage(8, cond_drop_prob=0.1)}).train()
-    optimizer = torch.optim.AdamW(module.parameters(), 2e-3)
+    optimizer, steps = Muon(module.parameters(), lr=5e-3, adam_lr=2e-3), 600
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20) * (1 - step / steps))
     colours = {"red": torch.tensor([1.0, -1, -1]), "blue": torch.tensor([-1.0, -1, 1])}
-    for step in range(300):
+    for step in range(steps):
         names = [("red", "blue")[i % 2] for i in range(16)]
         image = torch.stack([colours[n] for n in names])[:, :, None, None].expand(-1, -1, 8, 8)
         module.batches_seen = step
@@ -349,6 +351,7 @@ def test_two_colours_are_learned():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        falling.step()
     drawn = draw(module.eval(), ["red", "blue"] * 4, seeds=list(range(8)), num_steps=10)
     for image, name in zip(drawn, ["red", "blue"] * 4):
         assert (image.mean((1, 2)) - colours[name]).abs().max() < 0.25

@@ -1,0 +1,80 @@
+"""What ended a training is told in one line, with the way on that there is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.utils.data import get_worker_info
+
+from runtime.accidents import last_good, of_process, way_on
+from runtime.checkpoint_io import AtomicCheckpointIO
+from tests.toy import ToyDataset, overrides
+from train import main
+
+
+def with_checkpoint(folder: Path) -> Path:
+    weights = {"state_dict": {"w": torch.ones(1)}, "counters": {"optimizer_steps": 3}}
+    AtomicCheckpointIO().save_checkpoint(weights, folder / "checkpoints" / "step=00000003.ckpt")
+    return folder
+
+
+def exited(code: int) -> ProcessExitedException:
+    return ProcessExitedException("process 1 terminated", error_index=1, error_pid=9, exit_code=code)
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (7, "exit code 7")])
+def test_a_process_that_ended_is_named_with_what_ended_it(code: int, how: str, tmp_path: Path) -> None:
+    error = of_process(exited(code), tmp_path)
+    assert isinstance(error, ValueError)
+    assert str(error) == f"process 1 of the training ended by {how}, and the others with it: start again"
+    error = of_process(exited(code), with_checkpoint(tmp_path))
+    assert str(error).endswith(f"with it: go on with python train.py resume={tmp_path}")
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_process_that_was_asked_to_stop_gives_the_exit_code(code: int, tmp_path: Path) -> None:
+    error = of_process(exited(code), tmp_path)
+    assert isinstance(error, SystemExit) and error.code == code
+
+
+def test_what_a_process_raised_is_raised_again_where_a_user_can_put_it_right(tmp_path: Path) -> None:
+    def raised(line: str) -> BaseException:
+        return of_process(ProcessRaisedException(f"\n\n-- Process 0 terminated\nTraceback\n{line}\n", 0, 9), tmp_path)
+
+    assert isinstance(raised("ValueError: model.width=0: at least 1"), ValueError)
+    assert str(raised("ValueError: model.width=0: at least 1")) == "model.width=0: at least 1"
+    assert isinstance(raised("FloatingPointError: not finite"), FloatingPointError)
+    assert isinstance(raised("KeyError: 'a bug'"), ProcessRaisedException), "a bug keeps its traceback"
+
+
+def test_ways_on(tmp_path: Path) -> None:
+    assert way_on(tmp_path) == "start again"
+    assert last_good(tmp_path) == "there is no good checkpoint, start a new run"
+    with_checkpoint(tmp_path)
+    assert way_on(tmp_path) == f"go on with python train.py resume={tmp_path}"
+    assert last_good(tmp_path).startswith("the last good checkpoint is step=00000003.ckpt, go back to it with python train.py")
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel does where memory is short."""
+    whole, seen = ToyDataset.__getitem__, []
+
+    def killed(self: ToyDataset, key: tuple[int, int]) -> dict[str, Any]:
+        seen.append(key)
+        if get_worker_info() is not None and len(seen) > 90:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, key)
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyDataset, "__getitem__", killed)
+        with pytest.raises(ValueError, match=r"^DataLoader worker .*: give it more memory, .* or load in this process with "
+                                             rf"data.num_workers=0, then go on with python train.py resume={path}$"):  # fmt: skip
+            main(overrides("data.num_workers=1", "callbacks.checkpoint.every_steps=1", run=path))
+    assert main([f"resume={path}", "data.num_workers=0"])["step"] == 20
