@@ -15,8 +15,7 @@ from evaluation.metrics.alignment import SceneAlignment
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, load_prompts, sample_seed
-from evaluation.metrics.run_evaluators import Ranks, measure
-from evaluation.processes import gather
+from evaluation.metrics.run_evaluators import Ranks, gather, measure
 
 
 class Evaluate(pl.Callback):

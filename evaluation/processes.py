@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from evaluation.metrics.run_evaluators import ALONE, Ranks
+from evaluation.metrics.run_evaluators import ALONE, Ranks, gather
 
 
 @contextmanager
@@ -27,13 +26,6 @@ def processes() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), world, gather)
     finally:
         dist.destroy_process_group()
-
-
-def gather(mine: Any) -> list[Any]:
-    """Every process's object, in the order of ranks."""
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, mine)
-    return shares
 
 
 def device_of(choice: str, ranks: Ranks) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from evaluation.metrics.base import Evaluator, NotComputed, by_metric
@@ -42,6 +43,13 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def gather(mine: Any) -> list[Any]:
+    """Every process's object, in the order of ranks."""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, mine)
+    return shares
 
 
 def measure(
