@@ -55,6 +55,7 @@ ROWS = (*OURS, *PEERS)
 INSTALL = "python -m venv PEER && PEER/bin/pip install denoising-diffusion-pytorch, then add --peer-python PEER/bin/python"
 PROBES = (10, 50)  # steps of the two short trainings whose difference is the cost of a step
 SHOWN, COLUMNS, BATCH = 48, 16, 250
+LIKELIHOODS = {"bound": "bits/dim by the bound", "ode_density": "bits/dim by the ODE"}
 ANCHOR_BPD = 4.588  # of pixels drawn independently, each from its own frequencies of values
 
 
@@ -276,11 +277,11 @@ def table(result: dict[str, Any]) -> str:
     lines = []
     for name, row in result["rows"].items():
         counts = [f"{row[k]:,}" if k in row else "–" for k in ("steps", "images", "parameters")]
-        bpd = next((f"{v:.3f}" for k, v in row.get("bpd", {}).items() if k == "bound"), "–")
+        bpd = [f"{row['bpd'][k]:.3f}" if k in row.get("bpd", {}) else "–" for k in LIKELIHOODS]
         cost = [f"{row['calls']}", f"{row['cpu_sec_per_image']:.3g}"] if "calls" in row else ["–", "–"]
         minutes = f"{row['cpu_sec'] / 60:.1f}" if "cpu_sec" in row else "–"
-        lines.append([name, f"{row['fd']:.2f}", bpd, minutes, *counts, *cost])
-    head = ["", "fd_efficientnet_lite0", "bits/dim", "processor minutes", "steps", "images", "parameters"]
+        lines.append([name, f"{row['fd']:.2f}", *bpd, minutes, *counts, *cost])
+    head = ["", "fd_efficientnet_lite0", *LIKELIHOODS.values(), "processor minutes", "steps", "images", "parameters"]
     head += ["calls an image", "seconds an image"]
     return f"{markdown_table(head, lines)}\n\nPixels drawn independently from their frequencies of values: {ANCHOR_BPD} bits/dim."
 
