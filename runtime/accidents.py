@@ -13,9 +13,27 @@ from runtime.run_dir import shown
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a session that was asked to stop
 
 
-def is_of_loader(error: RuntimeError) -> bool:
-    """Whether torch tells with it that a loader process ended."""
-    return str(error).startswith("DataLoader worker")
+def answer(error: BaseException, signum: int, path: Path) -> BaseException:
+    """What a command raises for what ended `trainer.fit`: an exit code, a line where a user can put it right, or the same.
+
+    Args:
+        signum: the signal that the training was asked to stop by, 0 for none.
+    """
+    chain = [error]
+    while chain[-1].__context__ is not None:
+        chain.append(chain[-1].__context__)
+    # Lightning answers Ctrl-C with exit code 1, and before the first batch with an error of its own clearing up.
+    interrupted = any(isinstance(e, KeyboardInterrupt) for e in chain)
+    if interrupted or isinstance(error, SystemExit):
+        signum = signum or (signal.SIGINT if interrupted else 0)
+        return SystemExit(128 + signum if signum else 1)
+    if isinstance(error, (ProcessRaisedException, ProcessExitedException)):
+        return of_process(error, path)
+    if isinstance(error, FloatingPointError):
+        return FloatingPointError(f"{error}; {last_good(path)}")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return ValueError(loader_ended(error, path))
+    return error
 
 
 def loader_ended(error: RuntimeError, path: Path) -> str:

@@ -17,11 +17,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from files import why_not_written
 from runtime import run_dir
-from runtime.accidents import is_of_loader, last_good, loader_ended, of_process
+from runtime.accidents import answer, last_good
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
@@ -156,20 +155,13 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     run_dir.children_keep_locks(isinstance(trainer.strategy.launcher, _MultiProcessingLauncher))
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
-    except SystemExit as exit:  # Lightning's own answer to signals: to a second Ctrl-C, or one before the first step
-        interrupted = signal.SIGINT if isinstance(exit.__context__, KeyboardInterrupt) else 0
-        signum = stop.signum or (signal.SIGTERM if trainer.received_sigterm else interrupted)
-        raise SystemExit(128 + signum if signum else 1) from None
-    except (ProcessRaisedException, ProcessExitedException) as error:
-        raise of_process(error, path) from None
-    except RuntimeError as error:
-        if not is_of_loader(error):
+    except BaseException as error:
+        if isinstance(error, FloatingPointError) and not is_process_zero():
+            return {}  # all processes gave up, one says so
+        told = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)
+        if told is error:
             raise
-        raise ValueError(loader_ended(error, path)) from None
-    except FloatingPointError as error:
-        if is_process_zero():  # all processes gave up, one says so
-            raise FloatingPointError(f"{error}; {last_good(path)}") from None
-        return {}
+        raise told from None
     if not is_process_zero():
         return {}
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):

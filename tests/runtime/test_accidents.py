@@ -12,7 +12,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import get_worker_info
 
-from runtime.accidents import last_good, of_process, way_on
+from runtime.accidents import answer, last_good, of_process, way_on
 from runtime.checkpoint_io import AtomicCheckpointIO
 from tests.toy import ToyDataset, overrides
 from train import main
@@ -26,6 +26,47 @@ def with_checkpoint(folder: Path) -> Path:
 
 def exited(code: int) -> ProcessExitedException:
     return ProcessExitedException("process 1 terminated", error_index=1, error_pid=9, exit_code=code)
+
+
+def raised_while(first: BaseException, second: BaseException) -> BaseException:
+    """The second error as it is when it comes from handling the first."""
+    try:
+        try:
+            raise first
+        except BaseException:
+            raise second
+    except BaseException as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "signum", "code"),
+    [
+        (SystemExit(1), 0, 1),
+        (SystemExit(1), signal.SIGTERM, 143),
+        (KeyboardInterrupt(), 0, 130),
+        (raised_while(KeyboardInterrupt(), SystemExit(1)), 0, 130),
+        (raised_while(KeyboardInterrupt(), RuntimeError("Please call `iter(combined_loader)` first.")), 0, 130),
+        (raised_while(raised_while(KeyboardInterrupt(), OSError()), AttributeError("teardown")), 0, 130),
+        (raised_while(KeyboardInterrupt(), SystemExit(1)), signal.SIGTERM, 143),
+    ],
+)
+def test_a_session_that_was_stopped_has_the_exit_code_of_the_signal(
+    error: BaseException, signum: int, code: int, tmp_path: Path
+) -> None:
+    told = answer(error, signum, tmp_path)
+    assert isinstance(told, SystemExit) and told.code == code
+
+
+@pytest.mark.parametrize("bug", [RuntimeError("shapes do not fit"), KeyError("x"), raised_while(KeyError(), ValueError("x"))])
+def test_a_bug_stays_what_it_is(bug: Exception, tmp_path: Path) -> None:
+    assert answer(bug, 0, tmp_path) is bug
+
+
+def test_weights_that_are_lost_come_with_the_way_back(tmp_path: Path) -> None:
+    told = answer(FloatingPointError("not finite"), 0, with_checkpoint(tmp_path))
+    assert isinstance(told, FloatingPointError)
+    assert str(told).startswith("not finite; the last good checkpoint is step=00000003.ckpt, go back to it with")
 
 
 @pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (7, "exit code 7")])
