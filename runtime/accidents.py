@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -55,6 +58,21 @@ def of_process(error: ProcessRaisedException | ProcessExitedException, path: Pat
     kinds = {kind.__name__: kind for kind in (ValueError, FileNotFoundError, FloatingPointError)}
     name, _, text = last.partition(": ")
     return kinds[name](text) if name in kinds else error
+
+
+def let_end(processes: Sequence[BaseProcess], grace_sec: float = 30.0) -> None:
+    """Waits for the processes of an interrupted training, which save what they have.
+
+    Once one of them has ended, the others are killed after `grace_sec`: where they wait for it, they would wait for ever.
+    """
+    first_end = None
+    while alive := [process for process in processes if process.is_alive()]:
+        if len(alive) < len(processes):
+            first_end = first_end or time.monotonic()
+            if time.monotonic() - first_end > grace_sec:
+                for process in alive:
+                    process.kill()
+        alive[0].join(0.1)
 
 
 def last_good(path: Path) -> str:

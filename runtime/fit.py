@@ -20,7 +20,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from files import why_not_written
 from runtime import run_dir
-from runtime.accidents import answer, last_good
+from runtime.accidents import answer, last_good, let_end
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
@@ -159,6 +159,8 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         if isinstance(error, FloatingPointError) and not is_process_zero():
             return {}  # all processes gave up, one says so
         told = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            let_end(trainer.strategy.launcher.procs)
         if told is error:
             raise
         raise told from None

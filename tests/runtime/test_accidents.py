@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import get_worker_info
 
-from runtime.accidents import answer, last_good, of_process, way_on
+from runtime.accidents import answer, last_good, let_end, of_process, way_on
 from runtime.checkpoint_io import AtomicCheckpointIO
 from tests.toy import ToyDataset, overrides
 from train import main
@@ -92,6 +94,23 @@ def test_what_a_process_raised_is_raised_again_where_a_user_can_put_it_right(tmp
     assert str(raised("ValueError: model.width=0: at least 1")) == "model.width=0: at least 1"
     assert isinstance(raised("FloatingPointError: not finite"), FloatingPointError)
     assert isinstance(raised("KeyError: 'a bug'"), ProcessRaisedException), "a bug keeps its traceback"
+
+
+def test_processes_that_wait_for_one_that_ended_are_killed() -> None:
+    fork = multiprocessing.get_context("fork")
+    ended, waiting = fork.Process(target=time.sleep, args=(0,)), fork.Process(target=time.sleep, args=(100,))
+    for process in (ended, waiting):
+        process.start()
+    let_end([waiting, ended], grace_sec=0.3)
+    assert ended.exitcode == 0 and waiting.exitcode == -signal.SIGKILL
+
+
+def test_processes_that_all_still_save_are_waited_for() -> None:
+    saving = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(1,)) for _ in range(2)]
+    for process in saving:
+        process.start()
+    let_end(saving, grace_sec=0.5)
+    assert [process.exitcode for process in saving] == [0, 0]
 
 
 def test_ways_on(tmp_path: Path) -> None:
