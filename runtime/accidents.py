@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.utils.data import dataloader
 
 from runtime.checkpoint_io import checkpoints, newest_good
 from runtime.run_dir import shown
@@ -34,14 +36,20 @@ def answer(error: BaseException, signum: int, path: Path) -> BaseException:
         return of_process(error, path)
     if isinstance(error, FloatingPointError):
         return FloatingPointError(f"{error}; {last_good(path)}")
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return ValueError(loader_ended(error, path))
-    return error
+    return ValueError(loader_ended(error, path)) if is_of_ended_loader(error) else error
 
 
-def loader_ended(error: RuntimeError, path: Path) -> str:
+def is_of_ended_loader(error: BaseException) -> bool:
+    """Whether the training misses a loader process: torch says so, or the process ended while it handed over a batch."""
+    if isinstance(error, (ConnectionError, EOFError)) and not str(error).startswith("Caught "):
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return any(name == dataloader.__file__ for name in files)
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+def loader_ended(error: BaseException, path: Path) -> str:
     """What to do when a loader process ended: something killed it, or its memory was used up."""
-    why = " ".join(str(error).split("; ")[0].split())
+    why = " ".join(str(error).split()) if isinstance(error, RuntimeError) else "a DataLoader worker ended"
     cure = "give it more memory, shared memory among it, or load in this process with data.num_workers=0"
     return f"{why}: {cure}, then {way_on(path)}"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from runtime.accidents import answer, last_good, let_end, of_process, way_on
 from runtime.checkpoint_io import AtomicCheckpointIO
@@ -58,6 +58,27 @@ def test_a_session_that_was_stopped_has_the_exit_code_of_the_signal(
 ) -> None:
     told = answer(error, signum, tmp_path)
     assert isinstance(told, SystemExit) and told.code == code
+
+
+class Broken(Dataset):
+    """Fails as a connection does, in the process that loads."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise ConnectionResetError("reset by the image server")
+
+
+@pytest.mark.parametrize(("workers", "is_loader"), [(0, True), (1, False)])
+def test_a_batch_lost_on_its_way_is_told_from_an_error_of_the_data(workers: int, is_loader: bool, tmp_path: Path) -> None:
+    """Without workers, the error comes out of the loader itself, as it does when a worker ends while it sends."""
+    with pytest.raises(ConnectionResetError) as raised:
+        next(iter(DataLoader(Broken(), num_workers=workers)))
+    told = answer(raised.value, 0, tmp_path)
+    assert (told is raised.value) is not is_loader
+    assert not is_loader or str(told).startswith("a DataLoader worker ended: give it more memory, ")
+    assert answer(ConnectionResetError("elsewhere"), 0, tmp_path).args == ("elsewhere",)
 
 
 @pytest.mark.parametrize("bug", [RuntimeError("shapes do not fit"), KeyError("x"), raised_while(KeyError(), ValueError("x"))])
@@ -134,7 +155,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_one_line(tmp_path: Path
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(ToyDataset, "__getitem__", killed)
-        with pytest.raises(ValueError, match=r"^DataLoader worker .*: give it more memory, .* or load in this process with "
+        with pytest.raises(ValueError, match=r"^(a )?DataLoader worker .*: give it more memory, .* or load in this process with "
                                              rf"data.num_workers=0, then go on with python train.py resume={path}$"):  # fmt: skip
             main(overrides("data.num_workers=1", "callbacks.checkpoint.every_steps=1", run=path))
     assert main([f"resume={path}", "data.num_workers=0"])["step"] == 20
