@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 
 from callbacks.ema import EMA
 from callbacks.stop import Stop
@@ -33,7 +34,13 @@ def finished(trainer: pl.Trainer, module: Any) -> bool:
 
 @contextmanager
 def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
-    """Averaged weights, evaluation mode, no gradients and the run's precision; everything is put back at the end."""
+    """Averaged weights, evaluation mode, no gradients and the run's precision; everything is put back at the end.
+
+    Buffers, such as the running means of batch normalisation, are those of process 0, which a checkpoint has.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
     modes = {part: part.training for part in module.modules()}
     ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
     module.eval()

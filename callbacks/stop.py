@@ -27,6 +27,7 @@ class Stop(pl.Callback):
         self.signum = 0
         self.out_of_time = False
         self._earlier_sec = 0.0
+        self._earlier_handler: Any = None
         self._began = time.monotonic()
 
     @property
@@ -34,7 +35,18 @@ class Stop(pl.Callback):
         """Seconds of training so far, over all sessions."""
         return self._earlier_sec + time.monotonic() - self._began
 
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        # Python forgets a KeyboardInterrupt that comes while it forks, as it does for loader processes before the start.
+        if threading.current_thread() is threading.main_thread():
+            self._earlier_handler = signal.signal(signal.SIGINT, self._remember)
+
+    def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread() and self._earlier_handler is not None:
+            signal.signal(signal.SIGINT, self._earlier_handler)
+
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.signum == signal.SIGINT and trainer.world_size == 1:
+            raise KeyboardInterrupt  # there is no step to wait for
         self._began = time.monotonic()
         # Lightning has put its own handlers by now and restores the earlier ones after fit. Its SIGTERM handler may
         # raise between two batches, before anything is saved.

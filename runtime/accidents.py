@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import dataloader
@@ -29,6 +32,8 @@ def answer(error: BaseException, signum: int, path: Path) -> BaseException:
         chain.append(chain[-1].__context__)
     # Lightning answers Ctrl-C with exit code 1, and before the first batch with an error of its own clearing up.
     interrupted = any(isinstance(e, KeyboardInterrupt) for e in chain)
+    if isinstance(error, SystemExit) and error.code in STOPPED:
+        return SystemExit(error.code)
     if interrupted or isinstance(error, SystemExit):
         signum = signum or (signal.SIGINT if interrupted else 0)
         return SystemExit(128 + signum if signum else 1)
@@ -66,6 +71,35 @@ def of_process(error: ProcessRaisedException | ProcessExitedException, path: Pat
     kinds = {kind.__name__: kind for kind in (ValueError, FileNotFoundError, FloatingPointError)}
     name, _, text = last.partition(": ")
     return kinds[name](text) if name in kinds else error
+
+
+def started(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a process of strategy=ddp_fork runs: until it trains, a signal ends it at once, also where it waits for others."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    return function(*arguments)
+
+
+@contextmanager
+def processes_end_with(launcher: Any) -> Iterator[None]:
+    """Around `trainer.fit` with strategy=ddp_fork: its processes stop, and save, when this one is asked to stop.
+
+    Ctrl-C reaches all of them by itself, SIGTERM this one alone.
+    """
+    launcher._wrapping_function = partial(started, launcher._wrapping_function)
+    earlier = signal.signal(signal.SIGTERM, _stopped)
+    try:
+        yield
+    except BaseException:
+        launcher.kill(signal.SIGTERM)  # a second Ctrl-C would not let them save
+        let_end(launcher.procs)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _stopped(signum: int, _: Any) -> None:
+    raise SystemExit(128 + signum)
 
 
 def let_end(processes: Sequence[BaseProcess], grace_sec: float = 30.0) -> None:

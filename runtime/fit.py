@@ -20,7 +20,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from files import why_not_written
 from runtime import run_dir
-from runtime.accidents import answer, last_good, let_end
+from runtime.accidents import answer, last_good, processes_end_with, way_on
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
@@ -152,21 +152,24 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         rewind(record, done["optimizer_steps"], unwritten)
     say(f"run: {shown(path)}" + (f", going on at step {done['optimizer_steps']}" if checkpoint else ""))
     stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
-    run_dir.children_keep_locks(isinstance(trainer.strategy.launcher, _MultiProcessingLauncher))
+    launcher = trainer.strategy.launcher
+    several = isinstance(launcher, _MultiProcessingLauncher)
+    run_dir.children_keep_locks(several)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
+        with processes_end_with(launcher) if several else nullcontext():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
     except BaseException as error:
         if isinstance(error, FloatingPointError) and not is_process_zero():
             return {}  # all processes gave up, one says so
         told = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            let_end(trainer.strategy.launcher.procs)
+        if several and isinstance(told, SystemExit):
+            say(f"stopped: {way_on(path)}")
         if told is error:
             raise
         raise told from None
     if not is_process_zero():
         return {}
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if several:
         stop.signum, module.optimizer_steps, module.images_seen = map(int, trainer.callback_metrics[OF_PROCESS_ZERO])
     check_end(trainer, record, path)
     if stop.signum:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from callbacks.ema import EMA
+from callbacks import steps as steps_file
 from callbacks.steps import due, evaluating, finished, step_done
 from callbacks.stop import Stop
 
@@ -89,3 +90,14 @@ def test_without_averages_the_live_weights_are_evaluated() -> None:
     live = net.part.weight.detach().clone()
     with evaluating(make_trainer(), net):
         assert torch.equal(net.part.weight, live) and not net.training
+
+
+def test_all_processes_evaluate_with_the_buffers_of_process_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own running means while it trains; a checkpoint has those of process 0."""
+    net, trainer = nn.BatchNorm1d(2), make_trainer()
+    monkeypatch.setattr(steps_file.dist, "broadcast", lambda tensor, source: tensor.fill_(5 + source))
+    with evaluating(trainer, net):
+        assert torch.equal(net.running_mean, torch.zeros(2)), "one process has nobody to ask"
+    monkeypatch.setattr(steps_file.dist, "is_initialized", lambda: True)
+    with evaluating(trainer, net):
+        assert all(torch.equal(buffer, torch.full_like(buffer, 5)) for buffer in net.buffers())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,26 @@ def test_the_second_ctrl_c_does_not_wait() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         other._remember(signum, None)
     assert other.signum == signal.SIGTERM
+
+
+def test_ctrl_c_before_the_first_step_ends_the_run_there() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    stop, trainer = Stop(), make_trainer()
+    stop.setup(trainer, None, "fit")
+    os.kill(os.getpid(), signal.SIGINT)  # nothing is raised, wherever it comes
+    assert stop.signum == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        stop.on_train_start(trainer, None)
+    stop.teardown(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_of_several_processes_none_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
+    stop = Stop()
+    stop.signum = signal.SIGINT
+    stop.on_train_start(make_trainer(world_size=2, codes=(2.0,)), None)
+    assert stopped(stop, make_trainer(world_size=2, codes=(2.0,)))
 
 
 def test_time_is_summed_over_sessions_and_its_end_is_no_signal(clock: list[float]) -> None:

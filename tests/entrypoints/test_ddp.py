@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.sessions import processes_of
+from benchmarks.sessions import left_behind, processes_of
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 
 TWO = ("trainer.devices=2", "trainer.strategy=ddp_fork", "model.dropout=0", "trainer.max_steps=8")
@@ -50,14 +50,16 @@ def test_what_ends_one_process_ends_all_and_nothing_is_lost(tmp_path: Path) -> N
     assert run(overrides(*two, run=tmp_path / "whole"), log) == 0, log.read_text()
     assert log.read_text().splitlines()[-1].startswith("step 20  images 160  ")
     ends = [(3, 1, signal.SIGTERM, 143, "stopped by SIGTERM at step "),
+            (7, None, signal.SIGTERM, 143, f"stopped: go on with python train.py resume={path}\n"),
             (12, 0, signal.SIGKILL, 2, "error: process 0 of the training ended by SIGKILL, and the others with it: go on with "
                                        f"python train.py resume={path}\n")]  # fmt: skip
     for step, rank, number, code, words in ends:
         process = start([f"resume={path}"] if path.exists() else overrides(*two, run=path), log)
         wait_for(lambda: (path / "checkpoints" / f"step={step:08d}.ckpt").exists(), process)
         of_training = sorted(pid for pid in processes_of(process.pid) if pid != process.pid)
-        os.kill(of_training[rank], number)
+        os.kill(process.pid if rank is None else of_training[rank], number)
         process.join(60)
+        assert not left_behind(process.pid)
         assert process.exitcode == code and words in log.read_text(), log.read_text()
     assert run([f"resume={path}"], log) == 0 and "Traceback" not in log.read_text(), log.read_text()
     assert_same(contents(path), contents(tmp_path / "whole"))
