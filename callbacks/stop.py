@@ -75,6 +75,10 @@ class Stop(pl.Callback):
             self.out_of_time, self.signum = reason == OUT_OF_TIME, max(reason, 0)
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.signum and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: Ctrl-C once more would only disturb the end
+
     def state_dict(self) -> dict[str, Any]:
         return {"train_sec": self.train_sec}
 

@@ -82,6 +82,20 @@ def test_ctrl_c_before_the_first_step_ends_the_run_there() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_once_all_is_saved_another_ctrl_c_changes_nothing() -> None:
+    before, term = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for signum, then in ((0, "raises"), (signal.SIGINT, "ignored")):
+        stop, trainer = Stop(), make_trainer()
+        stop.setup(trainer, None, "fit")
+        stop.on_train_start(trainer, None)
+        stop.signum = signum
+        stop.on_train_end(trainer, None)
+        assert (signal.getsignal(signal.SIGINT) == signal.SIG_IGN) is (then == "ignored")
+        stop.teardown(trainer, None, "fit")
+        assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGTERM, term)  # what Lightning puts back at the end of a run
+
+
 def test_of_several_processes_none_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
     stop = Stop()
