@@ -81,7 +81,7 @@ class Evaluate(pl.Callback):
         prompts, mine = self._prompts[split], ranks.share(self.n)
         drawn: dict[int, Tensor] = {}
         # All images first: measuring in the run's precision would measure something else.
-        with evaluating(trainer, module):
+        with evaluating(trainer, module, together=True):
             for start in range(0, len(mine), self.batch_size):
                 part = mine[start : start + self.batch_size]
                 seeds = [sample_seed(0, split, i) for i in part]

@@ -54,7 +54,7 @@ class LossByLevel(Validate):
         """Stage -> middle of a bin -> mean loss of the averaged weights; bins without images are left out."""
         sums: dict[str, torch.Tensor] = {}
         images = 0
-        with evaluating(trainer, module):
+        with evaluating(trainer, module, together=True):
             quantiles = self.quantiles(trainer)
             for i, batch in enumerate(trainer.datamodule.val_dataloader()):
                 if self.max_batches is not None and i >= self.max_batches:

@@ -33,12 +33,14 @@ def finished(trainer: pl.Trainer, module: Any) -> bool:
 
 
 @contextmanager
-def evaluating(trainer: pl.Trainer, module: Any) -> Iterator[None]:
+def evaluating(trainer: pl.Trainer, module: Any, *, together: bool = False) -> Iterator[None]:
     """Averaged weights, evaluation mode, no gradients and the run's precision; everything is put back at the end.
 
-    Buffers, such as the running means of batch normalisation, are those of process 0, which a checkpoint has.
+    Args:
+        together: all processes enter it; they get the buffers of process 0, such as the running means of batch
+            normalisation, which are those of a checkpoint.
     """
-    if dist.is_available() and dist.is_initialized():
+    if together and dist.is_available() and dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
     modes = {part: part.training for part in module.modules()}

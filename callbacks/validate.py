@@ -36,7 +36,7 @@ class Validate(pl.Callback):
         if trainer.datamodule.val_dataset is None or not len(trainer.datamodule.val_dataset):
             return
         sums, images = {}, 0
-        with evaluating(trainer, module):
+        with evaluating(trainer, module, together=True):
             quantiles = self.quantiles(trainer)
             for i, batch in enumerate(trainer.datamodule.val_dataloader()):
                 if self.max_batches is not None and i >= self.max_batches:

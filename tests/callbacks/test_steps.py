@@ -96,8 +96,10 @@ def test_all_processes_evaluate_with_the_buffers_of_process_0(monkeypatch: pytes
     """Each has its own running means while it trains; a checkpoint has those of process 0."""
     net, trainer = nn.BatchNorm1d(2), make_trainer()
     monkeypatch.setattr(steps_file.dist, "broadcast", lambda tensor, source: tensor.fill_(5 + source))
-    with evaluating(trainer, net):
+    with evaluating(trainer, net, together=True):
         assert torch.equal(net.running_mean, torch.zeros(2)), "one process has nobody to ask"
     monkeypatch.setattr(steps_file.dist, "is_initialized", lambda: True)
     with evaluating(trainer, net):
+        assert torch.equal(net.running_mean, torch.zeros(2)), "process 0 alone draws pictures"
+    with evaluating(trainer, net, together=True):
         assert all(torch.equal(buffer, torch.full_like(buffer, 5)) for buffer in net.buffers())
