@@ -134,6 +134,8 @@ def before_session(kind: str, rng: random.Random, checkpoint_bytes: int) -> Call
 
 def damage(data: bytes, kind: str, rng: random.Random) -> bytes:
     """A file's bytes after an accident of one kind; never the same bytes."""
+    if not data:  # an earlier accident left nothing
+        return rng.randbytes(rng.randint(1, BLOCK))
     blocks = max(1, len(data) // BLOCK)
     raw = bytearray(data)
     if kind == "truncated":

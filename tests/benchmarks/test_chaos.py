@@ -31,6 +31,11 @@ def test_damage_always_changes_the_file(kind: str) -> None:
         assert bad == troubles.damage(good, kind, random.Random(seed)), "the same seed makes the same damage"
 
 
+@pytest.mark.parametrize("kind", troubles.DAMAGES)
+def test_an_empty_file_can_be_damaged_too(kind: str) -> None:
+    assert troubles.damage(b"", kind, random.Random(0))
+
+
 def test_a_damaged_checkpoint_holds_something_else_or_cannot_be_read(tmp_path: Path) -> None:
     """Much of a small archive is padding, and a bit that falls there says nothing about who reads it."""
     whole = io.BytesIO()
