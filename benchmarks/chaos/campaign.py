@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -157,8 +158,8 @@ class Campaign:
         if hit and process.exitcode != 0:
             self.tally.add("torn_writes", len(list(place.run.rglob("*.tmp-*"))))
         text = log.read_text(errors="replace")
-        if place.unnoticed and "run: " in text:
-            noticed = "damaged" in text
+        noticed = f"{place.unnoticed} is damaged" in text  # also by a session that was killed right after
+        if place.unnoticed and (noticed or "run: " in text):
             self.tally.add("fell_back", noticed)
             if not noticed:
                 self.problem("undetected", place, place.unnoticed)
@@ -194,8 +195,8 @@ class Campaign:
             expected = next(codes for name, codes in allowed.items() if kind.startswith(name))
             if code not in expected:
                 self.problem("wrong_exit", place, f"{kind}: {code}: {text[-300:]}")
-        if "Traceback" in text and not together and not (hit and kind.startswith("sigkill")):
-            self.problem("traceback", place, f"{kind}: {text[text.index('Traceback'):][-500:]}")
+        if (end := traceback_in(text)) and not together and not (hit and kind.startswith("sigkill")):
+            self.problem("traceback", place, f"{kind}: {end[-500:]}")
         return code == 0 and finished
 
     def check_left_behind(self, place: Place, process: Process, kind: str) -> None:
@@ -281,6 +282,12 @@ class Campaign:
     def last_words(place: Place) -> str:
         logs = sorted(place.folder.glob("session-*.log"))
         return logs[-1].read_text(errors="replace")[-400:] if logs else ""
+
+
+def traceback_in(text: str) -> str:
+    """The first traceback and what follows it, or "". Python prints one too where it ignores an exception and goes on."""
+    told = re.sub(r"(?m)^(Exception ignored in.*\n)Traceback", r"\1", text)
+    return told[told.index("Traceback") :] if "Traceback" in told else ""
 
 
 def newest_step(run: Path) -> int | None:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.chaos import files, troubles
 from benchmarks.chaos.__main__ import parse
-from benchmarks.chaos.campaign import Campaign, newest_step
+from benchmarks.chaos.campaign import Campaign, newest_step, traceback_in
 from benchmarks.chaos.families import FAMILIES, Task, make_material, tasks
 from benchmarks.chaos.tally import PROBLEMS, Tally
 
@@ -95,6 +95,12 @@ def test_every_family_has_every_variant_and_its_own_settings_once(tmp_path: Path
         assert len(keys) == len(set(keys))
     with pytest.raises(ValueError, match="families=gna: choose from"):
         tasks(["gna"])
+
+
+def test_a_traceback_is_told_from_one_that_python_ignored() -> None:
+    ignored = "run: x\nException ignored in: <function f>\nTraceback (most recent call last):\nKeyboardInterrupt: \nsaved\n"
+    assert traceback_in(ignored) == "" == traceback_in("run: x\n")
+    assert traceback_in(ignored + "Traceback (most recent\nKeyError") == "Traceback (most recent\nKeyError"
 
 
 @pytest.mark.parametrize("words", [["minutes"], ["minits=3"], ["kills=many"], ["kills=-1"], ["reach=2"], ["signals=1.5"], ["troubles=0"]])
