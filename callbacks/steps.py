@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -40,19 +40,16 @@ def evaluating(trainer: pl.Trainer, module: Any, *, together: bool = False) -> I
         together: all processes enter it; they get the buffers of process 0, such as the running means of batch
             normalisation, which are those of a checkpoint.
     """
-    if together and dist.is_available() and dist.is_initialized():
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
     modes = {part: part.training for part in module.modules()}
     ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
     module.eval()
     try:
-        with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            if ema is None:
-                yield
-            else:
-                with ema.applied(module):
-                    yield
+        averaged = nullcontext() if ema is None else ema.applied(module)
+        with torch.no_grad(), trainer.precision_plugin.val_step_context(), averaged:
+            if together and dist.is_available() and dist.is_initialized():
+                for buffer in module.buffers():  # those of the averages among them
+                    dist.broadcast(buffer, 0)
+            yield
     finally:
         for part, mode in modes.items():
             part.training = mode

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.ema import EMA
+from callbacks.ema import EMA, trainable
 from callbacks import steps as steps_file
 from callbacks.steps import due, evaluating, finished, step_done
 from callbacks.stop import Stop
@@ -103,3 +103,15 @@ def test_all_processes_evaluate_with_the_buffers_of_process_0(monkeypatch: pytes
         assert torch.equal(net.running_mean, torch.zeros(2)), "process 0 alone draws pictures"
     with evaluating(trainer, net, together=True):
         assert all(torch.equal(buffer, torch.full_like(buffer, 5)) for buffer in net.buffers())
+
+
+def test_running_means_that_are_averaged_are_those_of_process_0_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, ema = nn.BatchNorm1d(2), EMA(decay=0.5)
+    ema.params = {name: torch.full_like(value, 3) for name, value in trainable(net).items()}
+    assert "running_mean" in ema.params
+    live = {name: value.detach().clone() for name, value in trainable(net).items()}
+    monkeypatch.setattr(steps_file.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(steps_file.dist, "broadcast", lambda tensor, source: tensor.fill_(5 + source))
+    with evaluating(make_trainer(callbacks=[ema]), net, together=True):
+        assert torch.equal(net.running_mean, torch.full((2,), 5.0)) and torch.equal(net.weight, torch.full((2,), 3.0))
+    assert all(torch.equal(value, live[name]) for name, value in trainable(net).items()), "training goes on as it was"
