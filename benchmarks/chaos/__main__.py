@@ -98,7 +98,7 @@ def main() -> None:
         shutil.rmtree(reference)
     minutes = (time.monotonic() - began) / 60
     stated = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
-    result = {"settings": stated | {"dir": None}, "minutes": round(minutes, 1), **tally.as_json(), "machine": before,
+    result = {"settings": stated | {"dir": None, "out": None}, "minutes": round(minutes, 1), **tally.as_json(), "machine": before,
               **provenance("torch", "pytorch-lightning")}  # fmt: skip
     write_json(settings.out, result)
     settings.out.with_suffix(".md").write_text(tally.table() + "\n")
