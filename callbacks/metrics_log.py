@@ -85,7 +85,7 @@ def of_all_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_this_process(values: Tensor) -> Tensor:
-    """This process's of the values (P,); their mean where there were fewer or more processes, or one without a list."""
+    """The value of this process out of (P,), one for each process that saved; their mean if the number has changed."""
     several = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     values = values.reshape(-1)

@@ -47,7 +47,7 @@ def evaluating(trainer: pl.Trainer, module: Any, *, together: bool = False) -> I
         averaged = nullcontext() if ema is None else ema.applied(module)
         with torch.no_grad(), trainer.precision_plugin.val_step_context(), averaged:
             if together and dist.is_available() and dist.is_initialized():
-                for buffer in module.buffers():  # those of the averages among them
+                for buffer in module.buffers():  # also those that are averaged
                     dist.broadcast(buffer, 0)
             yield
     finally:

@@ -37,12 +37,11 @@ class Stop(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         # Python forgets a KeyboardInterrupt that comes while it forks, as it does for loader processes before the start.
-        if threading.current_thread() is threading.main_thread():
-            self._earlier_handler = signal.signal(signal.SIGINT, self._remember)
+        self._earlier_handler = handle(signal.SIGINT, self._remember)
 
     def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
-        if threading.current_thread() is threading.main_thread() and self._earlier_handler is not None:
-            signal.signal(signal.SIGINT, self._earlier_handler)
+        if self._earlier_handler is not None:
+            handle(signal.SIGINT, self._earlier_handler)
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if self.signum == signal.SIGINT and trainer.world_size == 1:
@@ -50,9 +49,8 @@ class Stop(pl.Callback):
         self._began = time.monotonic()
         # Lightning has put its own handlers by now and restores the earlier ones after fit. Its SIGTERM handler may
         # raise between two batches, before anything is saved.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._remember)
-            signal.signal(signal.SIGINT, self._remember)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handle(number, self._remember)
 
     def _remember(self, signum: int, _: Any) -> None:
         if self.signum == signal.SIGINT == signum:
@@ -76,14 +74,21 @@ class Stop(pl.Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.signum and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: Ctrl-C once more would only disturb the end
+        if self.signum:
+            handle(signal.SIGINT, signal.SIG_IGN)  # all is saved: Ctrl-C once more would only disturb the end
 
     def state_dict(self) -> dict[str, Any]:
         return {"train_sec": self.train_sec}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._earlier_sec = state["train_sec"]
+
+
+def handle(number: int, handler: Any) -> Any:
+    """Sets a signal's handler and returns the earlier one; does nothing outside the main thread, which Python forbids."""
+    if threading.current_thread() is threading.main_thread():
+        return signal.signal(number, handler)
+    return None
 
 
 def parse_time(text: str) -> float:

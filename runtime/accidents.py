@@ -22,7 +22,8 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a session
 
 
 def answer(error: BaseException, signum: int, path: Path) -> BaseException:
-    """What a command raises for what ended `trainer.fit`: an exit code, a line where a user can put it right, or the same.
+    """What a command raises for what ended `trainer.fit`: an exit code, a line where a user can put it right, or
+    the error itself.
 
     Args:
         signum: the signal that the training was asked to stop by, 0 for none.
@@ -74,14 +75,17 @@ def of_process(error: ProcessRaisedException | ProcessExitedException, path: Pat
 
 
 def started(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a process of strategy=ddp_fork runs: until it trains, a signal ends it at once, also where it waits for others."""
+    """Runs a function in a process of strategy=ddp_fork.
+
+    Until training begins, a signal ends the process at once, even while it waits for the others.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     return function(*arguments)
 
 
 @contextmanager
-def processes_end_with(launcher: Any) -> Iterator[None]:
+def stopping_together(launcher: Any) -> Iterator[None]:
     """Around `trainer.fit` with strategy=ddp_fork: its processes stop, and save, when this one is asked to stop.
 
     Ctrl-C reaches all of them by itself, SIGTERM this one alone.

@@ -20,7 +20,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from files import why_not_written
 from runtime import run_dir
-from runtime.accidents import answer, last_good, processes_end_with, way_on
+from runtime.accidents import answer, last_good, stopping_together, way_on
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
@@ -94,8 +94,8 @@ class RunState(pl.Callback):
             check_end(trainer, self.record, Path(self.cfg.run_dir))
             # The parent process learns of errors and of these values alone.
             stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
-            told = torch.tensor([stop.signum, module.optimizer_steps, module.images_seen])
-            trainer.callback_metrics[OF_PROCESS_ZERO] = told
+            values = torch.tensor([stop.signum, module.optimizer_steps, module.images_seen])
+            trainer.callback_metrics[OF_PROCESS_ZERO] = values
 
 
 def versions() -> dict[str, str]:
@@ -156,17 +156,17 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     several = isinstance(launcher, _MultiProcessingLauncher)
     run_dir.children_keep_locks(several)
     try:
-        with processes_end_with(launcher) if several else nullcontext():
+        with stopping_together(launcher) if several else nullcontext():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
     except BaseException as error:
         if isinstance(error, FloatingPointError) and not is_process_zero():
             return {}  # all processes gave up, one says so
-        told = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)
-        if several and isinstance(told, SystemExit):
+        to_raise = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)
+        if several and isinstance(to_raise, SystemExit):
             say(f"stopped: {way_on(path)}")
-        if told is error:
+        if to_raise is error:
             raise
-        raise told from None
+        raise to_raise from None
     if not is_process_zero():
         return {}
     if several:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from runtime.accidents import answer, last_good, let_end, of_process, way_on
+from runtime.accidents import answer, last_good, let_end, of_process, started, stopping_together, way_on
 from runtime.checkpoint_io import AtomicCheckpointIO
 from tests.toy import ToyDataset, overrides
 from train import main
@@ -132,6 +133,38 @@ def test_processes_that_all_still_save_are_waited_for() -> None:
         process.start()
     let_end(saving, grace_sec=0.5)
     assert [process.exitcode for process in saving] == [0, 0]
+
+
+def waits(tell: Any) -> None:
+    """As a process that waits for the others: Python answers no signal while it is inside of C."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    started(lambda: (tell.set(), time.sleep(100)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_does_not_train_yet_ends_on_a_signal(number: int) -> None:
+    fork = multiprocessing.get_context("fork")
+    begun = fork.Event()
+    process = fork.Process(target=waits, args=(begun,))
+    process.start()
+    begun.wait(30)
+    os.kill(process.pid, number)
+    process.join(10)
+    code = process.exitcode
+    process.kill()
+    assert code == -number
+
+
+def test_processes_of_an_interrupted_training_are_told_to_stop_and_waited_for() -> None:
+    before, told = signal.getsignal(signal.SIGTERM), []
+    launcher = SimpleNamespace(_wrapping_function=len, kill=told.append, procs=[])
+    with stopping_together(launcher):
+        pass
+    assert not told, "a training that ends by itself has nobody to stop"
+    with pytest.raises(SystemExit) as stop, stopping_together(launcher):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.code == 143 and told == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ways_on(tmp_path: Path) -> None:
