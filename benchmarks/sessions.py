@@ -67,6 +67,7 @@ def _call(function: Callable[..., Any], arguments: Sequence[Any], log: str) -> N
 
 def start(arguments: Sequence[str], log: Path, before: Callable[[], Any] | None = None) -> multiprocessing.Process:
     """Starts train.py with these arguments; `before` (to be pickled) is called in the process first."""
+    log.touch()  # a session that is killed at once has a log too
     process = FORKS.Process(target=_train, args=(list(arguments), str(log), before))
     process.start()
     return process
