@@ -113,6 +113,8 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
         try:
             torch.save(checkpoint, watched)
         except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # torch finds a short file when it closes it
+                raise error.__context__ from None
             raise (watched.error or OSError(errno.EIO, str(error).splitlines()[0])) from error
 
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.strategies import DDPStrategy
 
+from runtime import checkpoint_io
 from runtime import fit as fit_file
 from runtime.fit import RunState, allow_several_optimizers, check_batch_size, total_steps
 from tests import toy
@@ -201,6 +202,33 @@ def test_ctrl_c_before_the_first_step_ends_as_later(begun: bool, tmp_path: Path,
         signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal from then on
     assert exit.value.code == 130
     assert path.exists() == begun, "a run without a step leaves nothing"
+
+
+def test_a_second_ctrl_c_during_the_last_save_is_no_failure_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised inside torch.save comes out of it as another error."""
+    losses, write = toy.Toy.losses, checkpoint_io._Watched.write
+    pressed, written = [], []
+
+    def interrupted_losses(self: Any, batch: Any) -> Any:
+        if self.batches_seen == 9:
+            pressed.append("during a step")
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(self, batch)
+
+    def interrupted_write(self: Any, data: Any) -> int:
+        written.extend(pressed)
+        if len(written) == 9:  # in the middle of the file
+            pressed.append("during the save")
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.Toy, "losses", interrupted_losses)
+        patch.setattr(checkpoint_io._Watched, "write", interrupted_write)
+        with pytest.raises(SystemExit) as exit:
+            main(overrides(run=tmp_path / "run"))
+    assert exit.value.code == 130 and pressed == ["during a step", "during the save"]
+    assert main([f"resume={tmp_path / 'run'}"])["step"] == 20
 
 
 def test_a_full_disk_during_the_run_costs_pictures_and_nothing_else(tmp_path: Path, monkeypatch, capsys) -> None:
