@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from files import printable
 from runtime.config import CONF
+from runtime.console import set_ctrl_c
 
 # What a user can put right: a wrong setting, a file that is not what it should be, a place that cannot be written.
 USER_ERRORS = (
@@ -27,8 +29,11 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
         return
     if any(a in ("-m", "--multirun") for a in argv):
         rest = [a for a in argv if a not in ("-m", "--multirun")]
-        sys.exit(guarded(lambda: sweep(main, config_name, rest)))
-    sys.exit(guarded(lambda: main(argv)))
+        code = guarded(lambda: sweep(main, config_name, rest))
+    else:
+        code = guarded(lambda: main(argv))
+    set_ctrl_c(signal.SIG_IGN)  # Python's own end alone is left, and would answer with a traceback
+    sys.exit(code)
 
 
 def guarded(action: Callable[[], Any]) -> int:

@@ -1,8 +1,10 @@
-"""Printing that never ends a run: a log on a full disk, a pipe or a terminal that is gone."""
+"""What a run has of its terminal: printing that never ends it, and what Ctrl-C does."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from typing import Any
 
 
@@ -35,3 +37,9 @@ def be_patient() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Patient):
             setattr(sys, name, Patient(stream))
+
+
+def set_ctrl_c(handler: Any) -> None:
+    """Sets what Ctrl-C does; nothing outside the main thread, which Python forbids."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)

@@ -25,7 +25,7 @@ from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
 from runtime.checkpoint_io import AtomicCheckpointIO
-from runtime.console import be_patient
+from runtime.console import be_patient, set_ctrl_c
 from runtime.jsonl import JsonlLogger, last_values
 from runtime.options import check_callbacks
 from runtime.places import trusted
@@ -112,6 +112,7 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     """
     quiet()
     path = Path(cfg.run_dir)
+    ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         return train(cfg, checkpoint, path)
     except BaseException:
@@ -119,6 +120,7 @@ def fit(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
         raise
     finally:
         run_dir.unlock(path)
+        set_ctrl_c(ctrl_c)  # Lightning takes the handler of callbacks.stop for one that it has to put back
 
 
 def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dict[str, Any]:
@@ -169,6 +171,8 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         raise to_raise from None
     if not is_process_zero():
         return {}
+    if stop.signum:
+        set_ctrl_c(signal.SIG_IGN)  # all is saved: what is left is to say so
     if several:
         stop.signum, module.optimizer_steps, module.images_seen = map(int, trainer.callback_metrics[OF_PROCESS_ZERO])
     check_end(trainer, record, path)

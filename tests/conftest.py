@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -18,3 +22,11 @@ from tests.slow_part import (  # noqa: E402, F401  (hooks: --slow-part)
     pytest_runtest_setup,
     pytest_terminal_summary,
 )
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process ends with Ctrl-C ignored, for no more than the process's end is left."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def test_main_gets_the_overrides_and_its_end_is_the_exit_code(monkeypatch: pytes
         with pytest.raises(SystemExit) as ended:
             launch(main, "train")
         assert ended.value.code == code
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN, "at its end Python answers Ctrl-C with a traceback"
     assert got == [["a=1", "b=2"]]
 
 

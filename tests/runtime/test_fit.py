@@ -195,13 +195,37 @@ def test_ctrl_c_before_the_first_step_ends_as_later(begun: bool, tmp_path: Path,
 
     monkeypatch.setattr(ToyData, "train_dataloader", interrupted)
     handler = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as exit:
-            main([f"resume={path}", "trainer.max_steps=4"] if begun else overrides(run=path))
-    finally:
-        signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal from then on
-    assert exit.value.code == 130
+    with pytest.raises(SystemExit) as exit:
+        main([f"resume={path}", "trainer.max_steps=4"] if begun else overrides(run=path))
+    assert exit.value.code == 130 and signal.getsignal(signal.SIGINT) == handler
     assert path.exists() == begun, "a run without a step leaves nothing"
+
+
+def test_a_run_leaves_ctrl_c_as_it_found_it(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    main(overrides("trainer.max_steps=2", run=tmp_path / "run"))
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_once_a_stopped_run_is_saved_ctrl_c_disturbs_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    losses, check = toy.Toy.losses, fit_file.check_end
+
+    def stopped(self: Any, batch: Any) -> Any:
+        if self.batches_seen == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(self, batch)
+
+    def disturbed(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        check(*arguments)
+
+    monkeypatch.setattr(toy.Toy, "losses", stopped)
+    monkeypatch.setattr(fit_file, "check_end", disturbed)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as exit:
+        main(overrides(run=tmp_path / "run"))
+    assert exit.value.code == 130 and signal.getsignal(signal.SIGINT) == before
+    assert "stopped by SIGINT at step 6, saved; go on with" in capsys.readouterr().out
 
 
 def test_a_second_ctrl_c_during_the_last_save_is_no_failure_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
