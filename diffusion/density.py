@@ -20,6 +20,7 @@ from rng.keyed import keyed_generators, keyed_randn
 from diffusion.schedules import NoiseSchedule
 
 DIVERGENCES = ("exact", "rademacher", "gaussian")
+LAST = 0.05  # angle before pure noise from which one step goes all the way
 
 
 @dataclass
@@ -53,15 +54,15 @@ def flow_log_density(
     Args: divergence: exact takes one backward pass per dimension; rademacher and gaussian are Hutchinson's unbiased
     estimate with one probe per sample, keyed by its seed and the same along the path; method: dopri5 with `tolerance`,
     whose steps the whole batch shares, or rk4 with num_steps steps, which depend on no batch; their `spacing` is even in
-    the angle, or geometric, in even ratios of it, which follows the data's finest noise with few steps; log_prior(x_T) -> (B,), else
-    N(0, `standard_prior_std`²).
+    the angle or in log-SNR. The latter follows the data's finest noise with few steps, and a model that predicts noise,
+    whose estimate of x_0 errs by 1 / alpha, to the noisy end; log_prior(x_T) -> (B,), else N(0, `standard_prior_std`²).
     Raises: ValueError for an unknown divergence or method, or an estimate without seeds.
     Source: Song et al. 2021 (score SDE), section 4.3 and appendix D.2; Grathwohl et al. 2019 (FFJORD), eq. 8
     """
     if divergence not in DIVERGENCES or method not in ("dopri5", "rk4"):
         raise ValueError(f"divergence={divergence!r}, method={method!r}: {', '.join(DIVERGENCES)}; dopri5 or rk4")
-    if spacing not in ("even", "geometric") or num_steps < 1:
-        raise ValueError(f"spacing={spacing!r}, num_steps={num_steps}: even or geometric; at least 1")
+    if spacing not in ("even", "log_snr") or num_steps < 1:
+        raise ValueError(f"spacing={spacing!r}, num_steps={num_steps}: even or log_snr; at least 1")
     if divergence != "exact" and seeds is None:
         raise ValueError(f"divergence={divergence!r} draws a probe per sample: give seeds, or divergence='exact'")
     x_0 = full_precision(x_0)
@@ -71,9 +72,7 @@ def flow_log_density(
     field = _Field(denoise, schedule, _probe(divergence, seeds, x_0))
     state = math.cos(start) * x_0, x_0.new_zeros(len(x_0))
     if method == "rk4":
-        shares = [i / num_steps for i in range(num_steps + 1)]
-        even = [start + share * (end - start) for share in shares]
-        z, change = _rk4(field, *state, even if spacing == "even" else [start * (end / start) ** s for s in shares])
+        z, change = _rk4(field, *state, _angles(start, end, num_steps, spacing))
     else:
         from torchdiffeq import odeint
 
@@ -131,6 +130,17 @@ def _probe(divergence: str, seeds: Sequence[int] | Tensor | None, x: Tensor) -> 
     generators = keyed_generators(seeds, "hutchinson")
     signs = torch.stack([torch.randint(0, 2, x.shape[1:], generator=g) for g in generators])
     return (2 * signs - 1).to(x)
+
+
+def _angles(start: float, end: float, num_steps: int, spacing: str) -> list[float]:
+    """The num_steps + 1 angles that the solver visits."""
+    if spacing == "even":
+        return [start + i / num_steps * (end - start) for i in range(num_steps + 1)]
+    no_signal = end > math.pi / 2 - 1e-6 and num_steps > 1  # log-SNR is -inf there: reached in one step from LAST on
+    low, high = math.log(math.tan(start)), math.log(math.tan(math.pi / 2 - LAST if no_signal else end))
+    steps = num_steps - no_signal
+    path = [math.atan(math.exp(low + i / steps * (high - low))) for i in range(steps + 1)]
+    return path + [end] if no_signal else [*path[:-1], end]
 
 
 def _rk4(field: _Field, z: Tensor, change: Tensor, angles: Sequence[float]) -> tuple[Tensor, Tensor]:
