@@ -185,6 +185,17 @@ class EmbedsImages(Protocol):
 
 
 @runtime_checkable
+class EmbedsTexts(Protocol):
+    """Says what a caption means as a vector, in the space of `embed_image`."""
+
+    def embed_text(self, captions: Sequence[str]) -> Tensor:
+        """(B, E) of unit length."""
+
+    def pair_loss(self, image: Tensor, text: Tensor) -> Tensor:
+        """What training minimises, for vectors (N, E) of N pairs that are compared with each other."""
+
+
+@runtime_checkable
 class Classifies(Protocol):
     """Knows classes: its features and scores can judge the images of others."""
 

@@ -40,14 +40,14 @@ def _named(kind: Any, *names: str, **largest: int) -> dict[str, Any]:
 RANGES: dict[str, Any] = {
     **_named(
         Count,
-        "attn_resolutions", "components", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embed_dim", "embedding_dim",
-        "every_steps", "fold", "group_width", "head_dim", "hidden", "latent_dim", "max_batches",
-        "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "penalty_every",
-        "size", "text_dim", "tokens_dim", "total_steps",
+        "attn_resolutions", "components", "context_length", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embed_dim", "embedding_dim",
+        "every_steps", "fold", "group_width", "head_dim", "heads", "hidden", "latent_dim", "max_batches",
+        "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "patch_size",
+        "penalty_every", "size", "text_dim", "tokens_dim", "total_steps",
         batch_size=2**20, channels=2**12, dim=2**16, eval_importance_samples=10**5, image_size=2**13,
         importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, n=10**6, num_frequencies=2**16,
         num_steps=10**5, num_test_images=10**7, num_train_steps=10**6, num_val=10**7, num_val_images=10**7,
-        train_images=10**7,
+        train_images=10**7, layers=10**3, vocab_size=10**6, width=2**16,
     ),
     **_named(
         Whole,
@@ -58,7 +58,8 @@ RANGES: dict[str, Any] = {
     **_named(Seed, "seed", "data_seed"),
     **_named(
         Positive,
-        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "ff_mult", "half_life_images", "lr",
+        "adam_lr", "beta_end", "beta_start", "clip_norm", "discriminator_lr", "eps", "ff_mult", "half_life_images",
+        "init_logit_scale", "lr", "max_logit_scale", "mlp_ratio",
         "rho", "sigma_data", "sigma_max", "sigma_min", "std",
     ),
     **_named(
@@ -72,7 +73,7 @@ RANGES: dict[str, Any] = {
         "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "test_fraction", "threshold_percentile", "truncation",
         "val_fraction",
     ),
-    **_named(Finite, "centres", "guidance_scale", "log_snr_max", "log_snr_min", "mean", "shift"),
+    **_named(Finite, "centres", "guidance_scale", "init_logit_bias", "log_snr_max", "log_snr_min", "mean", "shift"),
 }  # fmt: skip
 HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)

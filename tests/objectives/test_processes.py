@@ -11,7 +11,8 @@ import torch
 
 from objectives.elbo import free_bits
 from objectives.pixels import Gaussian
-from objectives.processes import mean_over_processes
+from objectives.contrastive import clip_loss
+from objectives.processes import gather_over_processes, mean_over_processes
 
 REPO = Path(__file__).resolve().parents[2]
 PROCESS = """
@@ -19,13 +20,14 @@ import sys
 import torch
 from torch import distributed
 from objectives.processes import mean_over_processes
-from tests.objectives.test_processes import objective
+from tests.objectives.test_processes import contrast, objective
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 found = objective(slice(4 * rank, 4 * rank + 4))
 found["x"] = mean_over_processes(torch.tensor([1.0 + rank, 10.0 * rank]))
+found |= contrast(rank)
 torch.save(found, f"{folder}/{rank}.pt")
 """
 
@@ -48,6 +50,26 @@ def objective(mine: slice) -> dict[str, torch.Tensor]:
         "nll": nll.detach(), "rate": rate.detach(), "scale": scale.grad, "width": width.grad,
         "variance": likelihood.running_variance.double(),
     }  # fmt: skip
+
+
+def contrast(rank: int | None) -> dict[str, torch.Tensor]:
+    """CLIP's loss and its gradients on a share of eight pairs, or on all (None); open_clip's own on the same share."""
+    from open_clip.loss import ClipLoss
+
+    found = {}
+    theirs = ClipLoss(gather_with_grad=True, rank=rank or 0, world_size=1 if rank is None else 2)
+    mine = slice(None) if rank is None else slice(4 * rank, 4 * rank + 4)
+    for name in ("own", "theirs"):
+        pairs = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(1))[:, mine].clone().requires_grad_()
+        scale = torch.tensor(7.0, requires_grad=True)
+        image, text = torch.nn.functional.normalize(pairs, dim=-1)
+        if name == "own":
+            loss = clip_loss(gather_over_processes(image), gather_over_processes(text), scale)
+        else:
+            loss = theirs(image, text, scale)
+        loss.backward()
+        found |= {f"{name}_loss": loss.detach(), f"{name}_pairs": pairs.grad, f"{name}_scale": scale.grad}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +105,20 @@ def test_alone_the_mean_is_a_copy_without_gradient() -> None:
     assert torch.equal(mean, x.detach()) and not mean.requires_grad
     mean.zero_()
     assert x.tolist() == [1, 1, 1]
+
+
+def test_gathered_the_contrastive_loss_is_open_clips_and_that_of_one_process(two: list[dict[str, torch.Tensor]]) -> None:
+    one = contrast(None)
+    for rank, found in enumerate(two):
+        for part in ("loss", "pairs", "scale"):
+            torch.testing.assert_close(found[f"own_{part}"], found[f"theirs_{part}"], atol=1e-6, rtol=1e-6)
+        for part in ("loss", "scale"):
+            torch.testing.assert_close(found[f"own_{part}"], one[f"own_{part}"], atol=1e-6, rtol=1e-6)
+        # Data-parallel training divides by the number of processes.
+        share = one["own_pairs"][:, 4 * rank : 4 * rank + 4]
+        torch.testing.assert_close(found["own_pairs"] / 2, share, atol=1e-6, rtol=1e-6)
+
+
+def test_alone_what_is_gathered_is_what_was_given() -> None:
+    x = torch.ones(3, requires_grad=True)
+    assert gather_over_processes(x) is x

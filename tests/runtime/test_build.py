@@ -207,17 +207,17 @@ def test_building_leaves_the_configuration_as_it_was() -> None:
 REACHABLE = """
 callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate callbacks.loss_by_level.LossByLevel
 callbacks.metrics_log.MetricsLog callbacks.nan_guard.NanGuard callbacks.power_ema.PowerEMA callbacks.progress.Progress
-callbacks.samples.SampleGrid callbacks.stop.Stop callbacks.validate.Validate datamodules.base.ImageDataModule
-datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule datamodules.folder.FolderDataModule
-datamodules.images.ImagesDataModule datamodules.points.PointsDataModule datamodules.scenes.ScenesDataModule
-datamodules.stacked.StackedDataModule diffusion.samplers.ancestral.ddim diffusion.samplers.ancestral.ddpm
-diffusion.samplers.heun.edm diffusion.samplers.heun.heun diffusion.samplers.multistep.dpmpp_2m
-diffusion.samplers.multistep.unipc diffusion.samplers.repaint.repaint diffusion.schedules.CosineSchedule
-diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule diffusion.schedules.NoiseSchedule
-diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR diffusion.times.GridTimes
-diffusion.times.LogitNormalTimes diffusion.times.NormalLogSNR diffusion.times.Times diffusion.times.UniformTimes
-evaluation.extractors.classifier.ClassifierFeatures evaluation.extractors.clip_towers.CLIP
-evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
+callbacks.retrieval.Retrieval callbacks.samples.SampleGrid callbacks.stop.Stop callbacks.validate.Validate
+datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
+datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
+datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule diffusion.samplers.ancestral.ddim
+diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm diffusion.samplers.heun.heun
+diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc diffusion.samplers.repaint.repaint
+diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule
+diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diffusion.schedules.ZeroTerminalSNR
+diffusion.times.GridTimes diffusion.times.LogitNormalTimes diffusion.times.NormalLogSNR diffusion.times.Times
+diffusion.times.UniformTimes evaluation.extractors.classifier.ClassifierFeatures
+evaluation.extractors.clip_towers.CLIP evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
 evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP
 evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard
 evaluation.metrics.class_accuracy.ClassAccuracy evaluation.metrics.clip_score.CLIPScore
@@ -229,12 +229,15 @@ evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC e
 evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
 evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
 lightning_modules.base.GenerativeModule lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
-lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN lightning_modules.imagen.Imagen
-lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents lightning_modules.spaces.Pixels
-lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage lightning_modules.super_resolution.LowResolution
-lightning_modules.vae.VAE networks.attention.Attention networks.attention.TransformerBlock
-networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder networks.autoencoder.MLPDecoder
-networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier networks.classifier.ResidualBlock
+lightning_modules.clip.CLIP lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN
+lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
+lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
+lightning_modules.super_resolution.LowResolution lightning_modules.vae.VAE networks.attention.Attention
+networks.attention.TransformerBlock networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder
+networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier
+networks.classifier.ResidualBlock networks.clip.Block networks.clip.ContrastiveNet networks.clip.SelfAttention
+networks.clip.TextTransformer networks.clip.Transformer networks.clip.VisionTransformer
+networks.clip_resnet.AttentionPool networks.clip_resnet.Bottleneck networks.clip_resnet.ResNetTower
 networks.conditioners.AugmentConditioner networks.conditioners.Conditioner
 networks.conditioners.ImageEmbeddingConditioner networks.conditioners.LabelConditioner
 networks.conditioners.LevelEmbedding networks.conditioners.LowresConditioner networks.conditioners.TextConditioner
@@ -250,8 +253,9 @@ networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock 
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
 networks.unet_ddpm.ResBlock networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
 networks.vector_net.VectorBlock networks.vector_net.VectorNet objectives.pixels.Bernoulli
-objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic objectives.pixels.DiscretizedLogisticMixture
-objectives.pixels.Gaussian objectives.pixels.PixelLikelihood optimizers.muon.Muon optimizers.schedules.WarmupDecay
+objectives.pixels.ContinuousBernoulli objectives.pixels.DiscretizedLogistic
+objectives.pixels.DiscretizedLogisticMixture objectives.pixels.Gaussian objectives.pixels.PixelLikelihood
+optimizers.muon.Muon optimizers.schedules.WarmupDecay
 """
 REACHABLE_OUTSIDE = """
 runtime.checkpoint.load_module runtime.wandb.WandbLogger torch.optim.Adafactor torch.optim.Adagrad torch.optim.Adam

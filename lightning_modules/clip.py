@@ -1,0 +1,142 @@
+"""CLIP: images and captions in one space, which judges pictures and from which DALL-E 2 draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contracts import Request
+from lightning_modules.base import GenerativeModule
+from networks.clip import ContrastiveNet
+from networks.text.bpe import BPETokenizer
+from objectives.contrastive import clip_loss, siglip_loss
+from objectives.processes import gather_over_processes
+from rng.hashing import stable_hash
+
+REFUSAL = "CLIP draws no images: it says how well images and captions fit each other"
+LOSSES = ("infonce", "siglip")
+
+
+class CLIP(GenerativeModule):
+    """Learns which caption belongs to which image of a batch; images with equal captions fit each other's.
+
+    Args:
+        net: both towers and the temperature (networks.clip).
+        tokenizer: captions to token numbers, of the vocabulary and length that the text tower has.
+        image_size, channels: of the data; kept for those who use the model to judge.
+        loss: `infonce` (CLIP) or `siglip`, for which the net has a bias.
+        max_logit_scale: the inverse temperature is kept at or below it.
+        **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
+    Raises: ValueError for a loss or tokenizer that does not fit the net.
+    Source: Radford et al. 2021; Zhai et al. 2023 (SigLIP)
+    """
+
+    def __init__(
+        self,
+        net: ContrastiveNet,
+        image_size: int,
+        channels: int = 3,
+        loss: str = "infonce",
+        max_logit_scale: float = 100.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if loss not in LOSSES:
+            raise ValueError(f"model.loss={loss!r}: one of {', '.join(LOSSES)}")
+        if (loss == "siglip") != (net.logit_bias is not None):
+            raise ValueError(f"model.loss={loss}: model.net.init_logit_bias is for siglip, null for infonce")
+        if max_logit_scale <= 1:
+            raise ValueError(f"model.max_logit_scale={max_logit_scale}: above 1")
+        self.net, self.image_size, self.channels = net, image_size, channels
+        self.loss_name, self.max_logit_scale = loss, max_logit_scale
+        self.tokenizer = BPETokenizer(net.text.vocab_size, net.text.context_length)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The contrastive loss over the batch of all processes, and the share of images whose own caption is nearest.
+
+        Raises: ValueError for a batch without captions.
+        """
+        if "caption" not in batch:
+            raise ValueError("CLIP learns from captions: choose data with captions, as data=scenes or data=captions")
+        captions = list(batch["caption"])
+        image = gather_over_processes(self.net.encode_image(self._checked(batch["image"])))
+        text = gather_over_processes(self.net.encode_text(self.tokens(captions)))
+        key = torch.tensor([stable_hash(caption) for caption in captions], device=image.device)
+        key = gather_over_processes(key)
+        positive = key[:, None] == key[None]
+        nearest = (image.detach() @ text.detach().T).argmax(1)
+        right = positive.gather(1, nearest[:, None]).float().mean()
+        return {"loss": self.pair_loss(image, text, positive), "accuracy": right, "logit_scale": self.net.logit_scale.detach().exp()}
+
+    def pair_loss(self, image: Tensor, text: Tensor, positive: Tensor | None = None) -> Tensor:
+        """The loss of unit vectors (N, E), each compared with all others; `positive` as of `objectives.contrastive.clip_loss`."""
+        scale = self.net.logit_scale.exp()
+        with torch.autocast(image.device.type, enabled=False):
+            if self.loss_name == "siglip":
+                return siglip_loss(image, text, scale, self.net.logit_bias, positive)
+            return clip_loss(image, text, scale, positive)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Cosines of images with their own captions; a loss would depend on the batch. callbacks.retrieval has more."""
+        image, text = self.embed_image(batch["image"]), self.embed_text(batch["caption"])
+        return {"cosine": (image * text).sum(1).mean()}
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """Token numbers (B, L) on the module's device."""
+        return self.tokenizer(captions).to(self.device)
+
+    @torch.no_grad()
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Unit vectors (B, E), float32, of images (B, C, S, S) in [-1, 1]. Raises: ValueError for another size."""
+        return self.net.encode_image(self._checked(image))
+
+    @torch.no_grad()
+    def embed_text(self, captions: Sequence[str]) -> Tensor:
+        """Unit vectors (B, E), float32, of captions; what is beyond the model's length is cut off."""
+        return self.net.encode_text(self.tokens(captions))
+
+    def _checked(self, image: Tensor) -> Tensor:
+        trained = (self.channels, self.image_size, self.image_size)
+        if tuple(image.shape[1:]) != trained:
+            raise ValueError(f"this CLIP reads images {trained}, got {tuple(image.shape[1:])}")
+        return image
+
+    # ---- training ----
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Matrices, and apart from them what neither decays nor is orthogonalised: gains, biases, tables, the temperature."""
+        tables = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        plain = [p for name, p in named if p.ndim < 2 or id(p) in tables or name.endswith("positional_embedding")]
+        chosen = {id(p) for p in plain}
+        matrices = [p for _, p in named if id(p) not in chosen]
+        return [{"params": matrices}, {"params": plain, "weight_decay": 0.0, "min_side": math.inf}]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.net.logit_scale.clamp_(max=math.log(self.max_logit_scale))
+
+    def on_fit_start(self) -> None:
+        """Raises: ValueError for accumulated batches: a batch is compared with itself alone."""
+        if self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("trainer.accumulate is above 1, and CLIP compares the images of one batch: set "
+                             "trainer.accumulate=1 and a smaller model.net, or use more processes")  # fmt: skip
+
+    # ---- a module that draws nothing ----
+
+    def sampling_refusal(self) -> str:
+        """Why there are no samples."""
+        return REFUSAL
+
+    def sample(self, request: Request, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
+        """Raises ValueError."""
+        raise ValueError(REFUSAL)
+
+    def example_request(self) -> Request:
+        """No images in the grids during training."""
+        return Request(0)
