@@ -27,6 +27,7 @@ FREE = (
     "callbacks.checkpoint",
     "callbacks.evaluate",
     "callbacks.loss_by_level",
+    "callbacks.retrieval",
     "callbacks.metrics_log",
     "callbacks.progress",
     "callbacks.samples",
