@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image, ImageDraw
 
+from callbacks.pictures import publish
 from callbacks.steps import due, evaluating
 from callbacks.validate import Validate
-from contracts import HasLossByLevel, LogsPictures
-from files import replacing, why_not_written
+from contracts import HasLossByLevel
 
 WIDTH, LOW, HIGH = 2, -14, 14  # of the bins of log-SNR; what lies beyond goes into the outermost
 BINS = (HIGH - LOW) // WIDTH
@@ -75,18 +75,10 @@ class LossByLevel(Validate):
         return found
 
     def show(self, trainer: pl.Trainer, module: Any, stage: str, means: dict[int, float]) -> None:
-        """Write the picture and send it to the loggers; a full disk takes none, and training goes on."""
+        """Make the picture of one stage and publish it."""
         picture = bars(means, f"{stage} validation loss by log-SNR, step {module.optimizer_steps:,}".strip())
         path = self.dir / f"{f'{stage}-' if stage else ''}step={module.optimizer_steps:08d}.png"
-        try:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as fresh:
-                picture.save(fresh, format="png")
-        except OSError as error:
-            print(f"warning: no {path.name}: {why_not_written(error, self.dir)}", flush=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, LogsPictures):
-                logger.log_picture(f"loss_by_level{f'/{stage}' if stage else ''}", picture, step=module.optimizer_steps)
+        publish(trainer, module, path, f"loss_by_level{f'/{stage}' if stage else ''}", picture)
 
 
 def binned(log_snr: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:

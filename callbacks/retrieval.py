@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+from callbacks.pictures import publish
 from callbacks.steps import due, evaluating
-from contracts import EmbedsImages, EmbedsTexts, LogsPictures
+from contracts import EmbedsImages, EmbedsTexts
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.retrieval import distinct, retrieval
 from evaluation.pictures.similarity_matrix import similarity_matrix
-from files import replacing, why_not_written
 
 
 class Retrieval(pl.Callback):
@@ -58,7 +58,8 @@ class Retrieval(pl.Callback):
             few = chosen[: self.shown]
             captions, pictures = [pairs["caption"][i] for i in few], pairs["picture"][few]
             cosine = pairs["image"][few] @ pairs["text"][few].T
-            self.show(trainer, module, similarity_matrix(pictures, captions, cosine))
+            path = self.dir / f"step={module.optimizer_steps:08d}.png"
+            publish(trainer, module, path, "retrieval", similarity_matrix(pictures, captions, cosine))
 
     def pairs(self, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         """Vectors, pictures, captions and keys of all validation pairs, of all processes, in the order of the data."""
@@ -78,19 +79,6 @@ class Retrieval(pl.Callback):
             dist.all_gather_object(shards, parts)
         whole = {name: interleaved([shard[name] for shard in shards]) for name in parts}
         return whole | {name: torch.stack(whole[name]) for name in ("image", "text", "picture")}
-
-    def show(self, trainer: pl.Trainer, module: Any, picture: Any) -> None:
-        """Write the picture and send it to the loggers; a full disk takes none, and training goes on."""
-        path = self.dir / f"step={module.optimizer_steps:08d}.png"
-        try:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as fresh:
-                picture.save(fresh, format="png")
-        except OSError as error:
-            print(f"warning: no {path.name}: {why_not_written(error, self.dir)}", flush=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, LogsPictures):
-                logger.log_picture("retrieval", picture, step=module.optimizer_steps)
 
 
 def interleaved(shards: list[list[Any]]) -> list[Any]:

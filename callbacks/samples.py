@@ -11,11 +11,12 @@ import torch
 from PIL.Image import Image
 
 from callbacks.film import write_film
+from callbacks.pictures import publish
 from callbacks.steps import due, evaluating, finished
-from contracts import LogsPictures, Reconstructs, Request
+from contracts import Reconstructs, Request
 from evaluation.metrics.images import to_uint8
 from evaluation.pictures.captioned_grid import captioned_grid
-from files import replacing, why_not_written
+from files import why_not_written
 
 FIELDS = {"text": ("texts",), "label": ("labels",), "none": ()}  # of a request, by what a module draws from
 COLUMNS = 8  # images that are shown with their reconstructions
@@ -102,16 +103,7 @@ class SampleGrid(pl.Callback):
             return
         if grid is None:
             return
-        path = self.path(module, name)
-        try:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as fresh:
-                grid.save(fresh, format="png")
-        except OSError as error:  # a full disk takes no picture, and training goes on
-            print(f"warning: no {path.name}: {why_not_written(error, self.dir)}", flush=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, LogsPictures):
-                logger.log_picture(name, grid, step=module.optimizer_steps)
+        publish(trainer, module, self.path(module, name), name, grid)
 
 
 def asked(conditions: Sequence[Any], kind: str) -> Request:

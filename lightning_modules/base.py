@@ -154,6 +154,24 @@ class GenerativeModule(pl.LightningModule):
             setattr(self, name, checkpoint["counters"][name])
 
 
+class Judge(GenerativeModule):
+    """A module that draws no images but judges those of others; trained and stored like every family."""
+
+    refusal = "this model draws no images"
+
+    def sampling_refusal(self) -> str:
+        """Why there are no samples."""
+        return self.refusal
+
+    def sample(self, request: Request, *, seeds: Sequence[int], **options: Any) -> Tensor:
+        """Raises ValueError."""
+        raise ValueError(self.refusal)
+
+    def example_request(self) -> Request:
+        """No images in the grids during training."""
+        return Request(0)
+
+
 COUNTERS = ("batches_seen", "optimizer_steps", "images_seen")
 
 

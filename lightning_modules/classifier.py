@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contracts import Request
-from lightning_modules.base import GenerativeModule
-
-REFUSAL = "a classifier draws no images: it judges those of others, as docs/evaluation.md says"
+from lightning_modules.base import Judge
 
 
-class Classifier(GenerativeModule):
+
+class Classifier(Judge):
     """P(class | image) by cross-entropy; trained and stored like every family, but it draws no samples.
 
     Args:
@@ -25,6 +23,8 @@ class Classifier(GenerativeModule):
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
     Source: Szegedy et al. 2016, section 7 (label smoothing)
     """
+
+    refusal = "a classifier draws no images: it judges those of others, as docs/evaluation.md says"
 
     def __init__(
         self,
@@ -65,17 +65,3 @@ class Classifier(GenerativeModule):
         if tuple(image.shape[1:]) != trained:
             raise ValueError(f"the classifier was trained on images {trained}, got {tuple(image.shape[1:])}")
         return image
-
-    # ---- a module that draws nothing ----
-
-    def sampling_refusal(self) -> str:
-        """Why there are no samples."""
-        return REFUSAL
-
-    def sample(self, request: Request, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
-        """Raises ValueError."""
-        raise ValueError(REFUSAL)
-
-    def example_request(self) -> Request:
-        """No images in the grids during training."""
-        return Request(0)

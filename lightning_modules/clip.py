@@ -9,19 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contracts import Request
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import Judge
 from networks.clip import ContrastiveNet
 from networks.text.bpe import BPETokenizer
 from objectives.contrastive import clip_loss, siglip_loss
 from objectives.processes import gather_over_processes
 from rng.hashing import stable_hash
 
-REFUSAL = "CLIP draws no images: it says how well images and captions fit each other"
 LOSSES = ("infonce", "siglip")
 
 
-class CLIP(GenerativeModule):
+class CLIP(Judge):
     """Learns which caption belongs to which image of a batch; images with equal captions fit each other's.
 
     Args:
@@ -34,6 +32,8 @@ class CLIP(GenerativeModule):
     Raises: ValueError for a loss or tokenizer that does not fit the net.
     Source: Radford et al. 2021; Zhai et al. 2023 (SigLIP)
     """
+
+    refusal = "CLIP draws no images: it says how well images and captions fit each other"
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class CLIP(GenerativeModule):
         self.net, self.image_size, self.channels = net, image_size, channels
         self.loss_name, self.max_logit_scale = loss, max_logit_scale
         self.tokenizer = BPETokenizer(net.text.vocab_size, net.text.context_length)
+        self._warned = False
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The contrastive loss over the batch of all processes, and the share of images whose own caption is nearest.
@@ -63,6 +64,7 @@ class CLIP(GenerativeModule):
         if "caption" not in batch:
             raise ValueError("CLIP learns from captions: choose data with captions, as data=scenes or data=captions")
         captions = list(batch["caption"])
+        self._warn_of_cut(captions)
         image = gather_over_processes(self.net.encode_image(self._checked(batch["image"])))
         text = gather_over_processes(self.net.encode_text(self.tokens(captions)))
         key = torch.tensor([stable_hash(caption) for caption in captions], device=image.device)
@@ -99,6 +101,12 @@ class CLIP(GenerativeModule):
         """Unit vectors (B, E), float32, of captions; what is beyond the model's length is cut off."""
         return self.net.encode_text(self.tokens(captions))
 
+    def _warn_of_cut(self, captions: Sequence[str]) -> None:
+        if not self._warned and self.global_rank == 0 and any(cut := self.tokenizer.truncated(captions)):
+            self._warned = True
+            print(f"warning: captions are cut after {self.tokenizer.context_length} tokens, for instance "
+                  f"{captions[cut.index(True)][:60]!r}: raise model.net.text.context_length", flush=True)  # fmt: skip
+
     def _checked(self, image: Tensor) -> Tensor:
         trained = (self.channels, self.image_size, self.image_size)
         if tuple(image.shape[1:]) != trained:
@@ -121,22 +129,8 @@ class CLIP(GenerativeModule):
         with torch.no_grad():
             self.net.logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
         """Raises: ValueError for accumulated batches: a batch is compared with itself alone."""
         if self.trainer.accumulate_grad_batches > 1:
             raise ValueError("trainer.accumulate is above 1, and CLIP compares the images of one batch: set "
                              "trainer.accumulate=1 and a smaller model.net, or use more processes")  # fmt: skip
-
-    # ---- a module that draws nothing ----
-
-    def sampling_refusal(self) -> str:
-        """Why there are no samples."""
-        return REFUSAL
-
-    def sample(self, request: Request, *, seeds: Sequence[int], **overrides: Any) -> Tensor:
-        """Raises ValueError."""
-        raise ValueError(REFUSAL)
-
-    def example_request(self) -> Request:
-        """No images in the grids during training."""
-        return Request(0)

@@ -40,6 +40,6 @@ def be_patient() -> None:
 
 
 def set_ctrl_c(handler: Any) -> None:
-    """Sets what Ctrl-C does; nothing outside the main thread, which Python forbids."""
-    if threading.current_thread() is threading.main_thread():
+    """Sets what Ctrl-C does; nothing outside the main thread, which Python forbids, and for a handler not Python's own (None)."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)

@@ -11,6 +11,7 @@ from torch import Tensor
 WHOLE = 49_408  # tokens of CLIP's vocabulary
 BYTES = 512  # of which each byte takes two: inside a word and at its end
 MARKS = 2  # begin and end
+MOST_KNOWN = 100_000  # captions whose tokens are kept
 
 
 class BPETokenizer:
@@ -43,6 +44,8 @@ class BPETokenizer:
     def tokens(self, caption: str) -> list[int]:
         """Numbers of a caption's tokens between its two marks, before anything is cut."""
         if caption not in self._known:
+            if len(self._known) >= MOST_KNOWN:  # data that writes new captions without end
+                self._known.clear()
             self._known[caption] = [self.vocab_size - MARKS, *self._tokenizer().encode(caption), self.end]
         return self._known[caption]
 

@@ -113,6 +113,17 @@ def test_what_does_not_go_together_is_refused() -> None:
         make().losses({"image": torch.zeros(2, 3, 16, 16), "seed": torch.arange(2)})
 
 
+def test_a_caption_that_is_cut_is_told_once(capsys) -> None:
+    module = make()
+    for _ in range(2):
+        module.losses(batch(["short", "a long caption about many red squares and blue circles"]))
+    said = capsys.readouterr().out
+    assert said.count("warning: captions are cut after 16 tokens") == 1 and "'a long caption" in said
+    module = make()
+    module.losses(batch(["short", "two cats"]))
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_it_draws_nothing_and_says_so() -> None:
     module = make()
     assert module.example_request().n == 0 and "draws no images" in module.sampling_refusal()

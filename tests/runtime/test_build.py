@@ -228,7 +228,7 @@ evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memoris
 evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC evaluation.metrics.reconstruction.Lpips
 evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
 evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
-lightning_modules.base.GenerativeModule lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
+lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
 lightning_modules.clip.CLIP lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN
 lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
 lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage

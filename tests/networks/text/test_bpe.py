@@ -8,6 +8,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
+from networks.text import bpe
 from networks.text.bpe import BYTES, WHOLE, BPETokenizer
 
 CAPTIONS = ["a large red square left of a small blue circle", 'the word "XQZ" in green', "", "Ünïcode 東京 🎈", "a " * 100]
@@ -36,6 +37,13 @@ def test_long_captions_are_cut_and_end_with_the_mark() -> None:
     assert ids.shape == (3, 8) and ids.argmax(1).tolist() == [4, 7, 1]
     assert ids[0, 5:].eq(0).all() and ids[1, 7] == tokenizer.end and ids[1, 0] == tokenizer.end - 1
     assert tokenizer.truncated(["a red square", "a red square left of a blue circle"]) == [False, True]
+
+
+def test_endless_captions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "MOST_KNOWN", 10)
+    tokenizer = BPETokenizer(600)
+    found = [tokenizer.tokens(f"number {i}") for i in range(35)]
+    assert len(tokenizer._known) <= 10 and found[3] == tokenizer.tokens("number 3") != found[4]
 
 
 def test_it_travels_without_its_tables() -> None:
