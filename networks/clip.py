@@ -41,8 +41,6 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width={width} is not a multiple of heads={heads}")
         self.heads = heads
         self.in_proj_weight, self.in_proj_bias = nn.Parameter(torch.empty(3 * width, width)), nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -54,6 +52,14 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, L, width / heads) each
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+def check_width(width: int, heads: int) -> None:
+    """Raises ValueError for a width that does not hold so many heads."""
+    if width < 1:
+        raise ValueError(f"width={width}: at least 1")
+    if width % heads:
+        raise ValueError(f"width={width} is not a multiple of heads={heads}")
 
 
 class Transformer(nn.Module):
@@ -92,6 +98,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"image_size={image_size} is not a multiple of patch_size={patch_size}")
+        check_width(width, heads)
         scale = width**-0.5
         self.conv1 = nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
@@ -119,6 +126,7 @@ class TextTransformer(nn.Module):
         mlp_ratio: float = 4.0, quick_gelu: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_width(width, heads)
         self.vocab_size, self.context_length = vocab_size, context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))

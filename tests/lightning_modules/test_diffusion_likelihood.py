@@ -157,4 +157,4 @@ def test_what_is_no_image_or_no_byte_has_no_likelihood() -> None:
 def test_the_card_says_how() -> None:
     how = make().likelihood_settings(num_steps=100, num_terms=99, ode_steps=0)
     assert how["bound_steps"] == 100 and how["bound_terms"] is None and how["bound_variance"] == "small" and "ode" not in how
-    assert make().likelihood_settings() | {"bound_terms": 20, "ode_steps": 16} == make().likelihood_settings()
+    assert make().likelihood_settings() | {"bound_terms": 20, "ode_steps": 32} == make().likelihood_settings()
