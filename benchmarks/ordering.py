@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
@@ -29,6 +30,7 @@ from evaluation.metrics.frechet import FrechetDistance
 from evaluation.metrics.kernel_distance import KernelDistance
 from evaluation.metrics.precision_recall import PRDC
 from evaluation.metrics.sliced_wasserstein import SlicedWasserstein
+from evaluation.pictures.captioned_grid import to_pil
 
 PAGE, PICTURE = REPO / "docs" / "ordering.md", REPO / "docs" / "images" / "ordering.png"
 DISTANCES = ("fd", "kd", "sw2")  # grow with damage
@@ -53,10 +55,15 @@ def evaluators(extractor: FeatureExtractor) -> list[Evaluator]:
 
 def measure(data: Labelled, n: int, judges: Sequence[Evaluator], names: Sequence[str] | None = None) -> Rows:
     """Every metric of every set (or those of `names`) against half A."""
-    reference, sets = data.reference(n), image_sets(data, n)
+    sets = image_sets(data, n)
+    return measure_sets(data.reference(n), {name: sets[name] for name in names or sets}, judges)
+
+
+def measure_sets(reference: Tensor, sets: dict[str, Callable[[], Tensor]], judges: Sequence[Evaluator]) -> Rows:
+    """Every metric of every set, uint8 (n, C, H, W), against a reference of as many images."""
     rows: Rows = {}
-    for name in names or sets:
-        image_u8, began = sets[name](), time.perf_counter()
+    for name, make in sets.items():
+        image_u8, began = make(), time.perf_counter()
         row: dict[str, float] = {}
         for judge in judges:
             judge.reset()
@@ -118,20 +125,23 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.4f}"
 
 
-def strip(data: Labelled, n: int, columns: int = 3, shown: int = 6, zoom: int = 2) -> Image.Image:
-    """A few images of every set, with its name."""
-    sets = image_sets(data, n)
-    side = data.b[0].shape[-1] * zoom
+def strip(data: Labelled, n: int) -> Image.Image:
+    """A few images of every set, with its name; of copies different ones."""
+    sets = {name: make() for name, make in image_sets(data, n).items()}
+    return tiles({name: x[:: max(1, n // 10)] if "copies" in name else x for name, x in sets.items()}, zoom=2)
+
+
+def tiles(sets: dict[str, Tensor], columns: int = 3, shown: int = 6, zoom: int = 1) -> Image.Image:
+    """The first images uint8 (n, C, H, W) of every set, with its name."""
+    side = next(iter(sets.values())).shape[-1] * zoom
     width, height, font = shown * side + 12, side + 22, ImageFont.load_default(12)
     sheet = Image.new("RGB", (columns * width, -(-len(sets) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (name, make) in enumerate(sets.items()):
+    for i, (name, image_u8) in enumerate(sets.items()):
         x, y = 6 + i % columns * width, i // columns * height
         draw.text((x, y + 3), name, fill="black", font=font)
-        image_u8 = make()
-        picked = image_u8[:: max(1, n // 10)][:shown] if "copies" in name else image_u8[:shown]
-        for j, image in enumerate(picked):
-            tile = Image.fromarray(image[0].numpy()).resize((side, side), Image.Resampling.NEAREST)
+        for j, image in enumerate(image_u8[:shown]):
+            tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (x + j * side, y + 20))
     return sheet
 

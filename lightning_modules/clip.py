@@ -13,8 +13,10 @@ from lightning_modules.base import Judge
 from networks.clip import ContrastiveNet
 from networks.text.bpe import BPETokenizer
 from objectives.contrastive import clip_loss, siglip_loss
+from objectives.damage import NUM_UNIFORM, STAINS, damaged
 from objectives.processes import gather_over_processes
 from rng.hashing import stable_hash
+from rng.keyed import keyed_rand, keyed_randn
 
 LOSSES = ("infonce", "siglip")
 
@@ -28,6 +30,8 @@ class CLIP(Judge):
         image_size, channels: of the data; kept for those who use the model to judge.
         loss: `infonce` (CLIP) or `siglip`, for which the net has a bias.
         max_logit_scale: the inverse temperature is kept at or below it.
+        damage_prob: share of the training images that are lightly stained, noisy or blurred (objectives.damage), so that
+            a model that judges others does not mind what nobody sees.
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
     Raises: ValueError for a loss or tokenizer that does not fit the net.
     Source: Radford et al. 2021; Zhai et al. 2023 (SigLIP)
@@ -42,6 +46,7 @@ class CLIP(Judge):
         channels: int = 3,
         loss: str = "infonce",
         max_logit_scale: float = 100.0,
+        damage_prob: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -52,7 +57,7 @@ class CLIP(Judge):
         if max_logit_scale <= 1:
             raise ValueError(f"model.max_logit_scale={max_logit_scale}: above 1")
         self.net, self.image_size, self.channels = net, image_size, channels
-        self.loss_name, self.max_logit_scale = loss, max_logit_scale
+        self.loss_name, self.max_logit_scale, self.damage_prob = loss, max_logit_scale, damage_prob
         self.tokenizer = BPETokenizer(net.text.vocab_size, net.text.context_length)
         self._warned = False
 
@@ -65,7 +70,7 @@ class CLIP(Judge):
             raise ValueError("CLIP learns from captions: choose data with captions, as data=scenes or data=captions")
         captions = list(batch["caption"])
         self._warn_of_cut(captions)
-        image = gather_over_processes(self.net.encode_image(self._checked(batch["image"])))
+        image = gather_over_processes(self.net.encode_image(self._damaged(self._checked(batch["image"]), batch)))
         text = gather_over_processes(self.net.encode_text(self.tokens(captions)))
         key = torch.tensor([stable_hash(caption) for caption in captions], device=image.device)
         key = gather_over_processes(key)
@@ -73,6 +78,15 @@ class CLIP(Judge):
         nearest = (image.detach() @ text.detach().T).argmax(1)
         right = positive.gather(1, nearest[:, None]).float().mean()
         return {"loss": self.pair_loss(image, text, positive), "accuracy": right, "logit_scale": self.net.logit_scale.detach().exp()}
+
+    def _damaged(self, image: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Training images as they are shown to the net; the damage of an image is keyed by its seed."""
+        if not (self.training and self.damage_prob):
+            return image
+        seeds, device, small = batch["seed"], image.device, (image.shape[1], STAINS, STAINS)
+        u = keyed_rand(seeds, "damage", shape=(NUM_UNIFORM,), device=device)
+        coarse = keyed_randn(seeds, small, "damage", "stains", device=device)
+        return damaged(image, self.damage_prob, u, coarse, keyed_randn(seeds, image.shape[1:], "damage", "noise", device=device))
 
     def pair_loss(self, image: Tensor, text: Tensor, positive: Tensor | None = None) -> Tensor:
         """The loss of unit vectors (N, E), each compared with all others; `positive` as of `objectives.contrastive.clip_loss`."""

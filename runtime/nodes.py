@@ -69,7 +69,7 @@ RANGES: dict[str, Any] = {
     ),
     **_named(
         Share,
-        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
+        "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "damage_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
         "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "test_fraction", "threshold_percentile", "truncation",
         "val_fraction",
     ),

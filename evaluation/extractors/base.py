@@ -47,10 +47,12 @@ class FeatureExtractor(ABC):
     Attributes:
         id: names the network; part of the metrics' names (`fd_<id>`).
         logits: whether the network also classifies, as `probabilities` needs.
+        needs: what data must have for the network to know it, as `Evaluator.needs`.
     """
 
     id: str
     logits = False
+    needs: frozenset[str] = frozenset()
 
     def __init__(self, cache_dir: str | Path | None = None) -> None:
         self.cache = shared(cache_dir)

@@ -20,12 +20,14 @@ from evaluation.metrics.base import NotComputed
 class CLIP(OpenCLIP):
     """An open_clip model by name and weights; images as in `OpenCLIP`, whose cache it shares, and captions.
 
-    Any object with `__call__(image_u8)`, `text(captions)`, `truncated(captions)` and `describe()` can take its place in
-    the metrics of evaluation.metrics.clip_score.
+    Any object with `__call__(image_u8)`, `text(captions)`, `truncated(captions)`, `describe()`, `needs` and a `suffix` of
+    the metrics' names can take its place in the metrics of evaluation.metrics.clip_score.
 
     Args: see OpenCLIP.
     Source: Radford et al. 2021; Cherti et al. 2022 (OpenCLIP).
     """
+
+    suffix = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -26,7 +26,14 @@ class _TextImage(Evaluator):
     needs = frozenset({"captions"})
 
     def __init__(self, clip: Any) -> None:
-        self.clip = clip
+        self.clip, self.needs = clip, self.needs | clip.needs
+        self.name += clip.suffix
+        self.headlines = tuple(self._named(key) for key in self.headlines)
+
+    def _named(self, key: str) -> str:
+        """`clip_score_w2.5` -> `clip_score_scenes_w2.5` for a CLIP with the suffix `_scenes`."""
+        stem = type(self).name
+        return key.replace(stem, stem + self.clip.suffix, 1)
 
     def columns(self, batch: ImageBatch) -> dict[str, Any]:
         real, fake, captions = batch.real, batch.fake, batch.captions
@@ -72,6 +79,7 @@ class CLIPScore(_TextImage):
         values: dict[str, float] = {}
         for metric, text, score in (("clip_score", "text", percent), ("clip_score_w2.5", "prefixed", hessel)):
             captions = self.rows.column(text)
+            metric = self._named(metric)
             values |= means({metric: score(cosines(self.rows.column("fake"), captions))})
             values[f"{metric}_real"] = float(score(cosines(self.rows.column("real"), captions)).mean())
             if len(self.rows) > 1:
@@ -82,13 +90,13 @@ class CLIPScore(_TextImage):
         return super().protocol() | {"clip_score": "mean of 100 cos", "clip_score_w2.5": f"2.5 max(cos, 0), {PREFIX!r}"}
 
     def details(self) -> dict[str, Any]:
-        """`clip_score_truncated`: how many captions are longer than the model reads; `clip_score_cosines` per image."""
+        """`…_truncated`: how many captions are longer than the model reads; `…_cosines` per image."""
         if not len(self.rows):
             return {}
         cos = cosines(self.rows.column("fake"), self.rows.column("text"))
         return {
-            "clip_score_truncated": {"captions": sum(self.rows.column("truncated")), "of": len(self.rows)},
-            "clip_score_cosines": [round(float(c), 5) for c in cos],
+            f"{self.name}_truncated": {"captions": sum(self.rows.column("truncated")), "of": len(self.rows)},
+            f"{self.name}_cosines": [round(float(c), 5) for c in cos],
         }
 
 
@@ -113,7 +121,7 @@ class RPrecision(_TextImage):
         different = sorted(first)
         if len(different) < CANDIDATES:
             raise NotComputed(
-                f"r_precision picks among {CANDIDATES} different captions, and these {len(captions)} images have "
+                f"{self.name} picks among {CANDIDATES} different captions, and these {len(captions)} images have "
                 f"{len(different)}: pass a larger n, or use data with a caption of its own for each image"
             )
         candidates = text[torch.tensor([first[c] for c in different])]  # (M, D)
@@ -125,8 +133,8 @@ class RPrecision(_TextImage):
             hits = self._hits(self.rows.column(image), candidates, target)
             values[self.name + suffix] = hits / len(captions)
             if not suffix:
-                values["r_precision_low"], values["r_precision_high"] = wilson(hits, len(captions))
-                values["r_precision_n"] = float(len(captions))
+                values[f"{self.name}_low"], values[f"{self.name}_high"] = wilson(hits, len(captions))
+                values[f"{self.name}_n"] = float(len(captions))
         return values
 
     def _hits(self, image: Tensor, candidates: Tensor, target: Sequence[int]) -> int:

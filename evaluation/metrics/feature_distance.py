@@ -32,7 +32,7 @@ class FeatureEvaluator(Evaluator):
     why = "with so few, a constant picture can beat real ones"
 
     def __init__(self, extractor: FeatureExtractor, controls: bool = True) -> None:
-        self.extractor, self.controls = extractor, controls
+        self.extractor, self.controls, self.needs = extractor, controls, self.needs | extractor.needs
 
     def columns(self, batch: ImageBatch) -> dict[str, Any]:
         sets = {"fake": batch.fake, "real": batch.real}

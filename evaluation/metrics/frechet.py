@@ -126,7 +126,7 @@ class FrechetDistance(FeatureEvaluator):
         self.headlines = (self.name,)
         self._train: Tensor | None = None
         if reference == "train":
-            self.needs = frozenset({"train"})
+            self.needs = extractor.needs | {"train"}
 
     def prepare(self, prompts: Any) -> None:
         self._train = prompts.train if self.reference == "train" else None

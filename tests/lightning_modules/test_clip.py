@@ -71,6 +71,24 @@ def test_validation_is_a_mean_over_images() -> None:
     torch.testing.assert_close(whole, (parts[0] + parts[1]) / 2)
 
 
+def test_damage_is_of_training_images_alone_and_keyed_by_their_seeds() -> None:
+    told, module, seen = batch(["a", "b", "c", "d"]), make(damage_prob=0.5), []
+    module.net.visual.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    module.losses(told)
+    module.losses({name: value[2:] for name, value in told.items()})
+    module.eval().losses(told)
+    module.train().damage_prob = 0.0
+    module.losses(told)
+    torch.testing.assert_close(seen[0][2:], seen[1])  # whatever else is in the batch
+    torch.testing.assert_close(seen[2], seen[3])
+    changed = (seen[0] != seen[3]).flatten(1).any(1)
+    assert changed.any() and not changed.all()
+    other = make(damage_prob=0.5)
+    other.net.visual.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    other.losses(told | {"seed": told["seed"] + 100})
+    assert not torch.equal(seen[4], seen[0])
+
+
 def test_vectors_are_of_unit_length_without_gradient_and_size_is_checked() -> None:
     module = make()
     assert isinstance(module, EmbedsImages) and isinstance(module, EmbedsTexts)

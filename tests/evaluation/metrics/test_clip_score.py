@@ -20,6 +20,8 @@ from tests.evaluation.tiny_clip import CAPTIONS, NAME, TAG, images, install
 class Oracle:
     """A CLIP model that knows: images and captions of the same number have the same embedding."""
 
+    suffix, needs = "", frozenset()
+
     def __init__(self, wrong: Sequence[int] = ()) -> None:
         draw = torch.Generator().manual_seed(0)
         self.vectors = torch.nn.functional.normalize(torch.randn(300, 40, generator=draw), dim=1)
@@ -44,6 +46,20 @@ def numbered(n: int) -> Tensor:
 
 
 # ---- definitions ----
+
+
+def test_a_model_of_its_own_data_has_names_and_needs_of_its_own() -> None:
+    clip = Oracle()
+    clip.suffix, clip.needs = "_scenes", frozenset({"specs"})
+    for kind, names in ((CLIPScore, ("clip_score_scenes", "clip_score_scenes_w2.5")), (RPrecision, ("r_precision_scenes",))):
+        metric = kind(clip)
+        assert metric.headlines == names and metric.needs == {"captions", "specs"}
+        metric.update(numbered(120), numbered(120), CAPTIONS[:120])
+        values = metric.compute()
+        assert set(by_metric(values)) == set(names) and all(f"{name}_real" in values for name in names)
+        assert all("_scenes" in key for key in metric.details())
+        assert kind(Oracle()).headlines == tuple(name.replace("_scenes", "") for name in names)
+
 
 
 def test_both_scalings_of_a_model_that_knows() -> None:
