@@ -13,7 +13,7 @@ from callbacks.pictures import publish
 from callbacks.steps import due, evaluating
 from contracts import EmbedsImages, EmbedsTexts
 from evaluation.metrics.images import to_uint8
-from evaluation.metrics.retrieval import distinct, retrieval
+from evaluation.metrics.retrieval import classification, distinct, retrieval
 from evaluation.pictures.similarity_matrix import similarity_matrix
 
 
@@ -21,7 +21,8 @@ class Retrieval(pl.Callback):
     """Logs `val/loss` and `val/retrieval/…`, recall at 1, 5 and 10 among distinct validation pairs, and draws a similarity matrix.
 
     Pairs with equal captions, or of equal specs where the data has them, count once. The result depends on neither the
-    batch size nor the number of processes. A module that embeds no captions is left alone.
+    batch size nor the number of processes. Of data with classes, whose captions name them, `val/zero_shot_accuracy` is the
+    share of images whose class is found among all. A module that embeds no captions is left alone.
 
     Args:
         dir: folder of the pictures, `step=….png`.
@@ -52,6 +53,8 @@ class Retrieval(pl.Callback):
         with evaluating(trainer, module):
             line = {"val/loss": float(module.pair_loss(image.to(module.device), text.to(module.device)))}
         line |= {f"val/retrieval/{name}": value for name, value in retrieval(image, text).items()}
+        if trainer.datamodule.num_classes:
+            line["val/zero_shot_accuracy"] = classification(pairs["image"], pairs["text"], pairs["caption"])
         for logger in trainer.loggers:
             logger.log_metrics({"images": module.images_seen, **line}, step=module.optimizer_steps)
         if trainer.is_global_zero:

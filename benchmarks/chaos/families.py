@@ -11,11 +11,11 @@ from PIL import Image
 
 STEPS = 24
 MODULES = (
-    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.diffusion",
+    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.clip", "lightning_modules.diffusion",
     "lightning_modules.gan", "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
     "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "callbacks.checkpoint",
     "callbacks.metrics_log", "callbacks.nan_guard", "callbacks.validate", "optimizers.schedules", "optimizers.muon",
-    "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
+    "networks.clip", "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
 )  # fmt: skip  what configurations name, for the process that all sessions are forked from
 
 COMMON = (
@@ -56,6 +56,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
             "model.augment=[color,translation]"),
     "classifier": ("model=classifier", *CLASSES, "model.net.dims=[8,16]", "callbacks.samples=null"),
     "diffusion": ("model=ddpm", "conditioner=label", *CLASSES, "model.stage.num_steps=2", *_net("net", 1)),
+    "clip": ("model=clip", "data=scenes_simple", "data.image_size=32", "data.batch_size=8", "data.num_val=8", "tower.width=32",
+             "tower.layers=1", "tower.heads=2", "model.net.text.width=32", "model.net.text.layers=1",
+             "model.net.text.heads=2", "model.net.text.vocab_size=600", "model.damage_prob=0.5", "callbacks.retrieval.every_steps=10",
+             "callbacks.samples=null"),
     "imagen": (*IMAGEN, "data=scenes_simple", "data.num_val=8", "callbacks.evaluate.n=2",
                "callbacks.evaluate.every_steps=20", "callbacks.checkpoint.every_steps=2"),
     "imagen_captions": (*IMAGEN, "data=captions", "data.random_flip=true", "data.val_fraction=0.2",
@@ -71,7 +75,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "grids": ("callbacks.samples.every_steps=6", "callbacks.checkpoint.every_sec=0.05"),
     "two_processes": TWO,
 }  # fmt: skip
-WITHOUT_GRIDS = ("points", "classifier")
+WITHOUT_GRIDS = ("points", "classifier", "clip")
 
 
 @dataclass(frozen=True)

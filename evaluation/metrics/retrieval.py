@@ -31,6 +31,23 @@ def retrieval(image: Tensor, text: Tensor) -> dict[str, float]:
     return found | {"chance_r1": 1 / len(image)}
 
 
+def classification(image: Tensor, text: Tensor, caption: Sequence[str]) -> float:
+    """Share of images whose own caption is the nearest of all different captions; captions name classes.
+
+    A tie counts as a guess among those that are as near.
+
+    Args: image, text: unit vectors (N, E); caption: N captions.
+    Source: Radford et al. 2021, section 3.1.2 (zero-shot classification)
+    """
+    first = distinct(caption)
+    place = {caption[i]: k for k, i in enumerate(first.tolist())}
+    own = torch.tensor([place[c] for c in caption])
+    cosine = image.double() @ text[first].double().T  # (N, K)
+    score = cosine.gather(1, own[:, None])
+    as_near = (cosine == score).sum(1)
+    return float(((cosine > score).sum(1) == 0).double().div(as_near).mean())
+
+
 def distinct(keys: Sequence[Hashable], most: int | None = None) -> Tensor:
     """Places of the first of each key, in their order, at most so many: among them no image fits two captions."""
     first: dict[Hashable, int] = {}

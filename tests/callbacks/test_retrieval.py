@@ -53,7 +53,7 @@ def batches(size: int, mine: slice = slice(None), specs: bool = False) -> list[d
 
 
 def trainer_of(data: list[dict[str, Any]], recorder: Recorder, world: int = 1, rank: int = 0) -> SimpleNamespace:
-    datamodule = SimpleNamespace(val_dataset=range(N), val_dataloader=lambda: data, num_batches=9)
+    datamodule = SimpleNamespace(val_dataset=range(N), val_dataloader=lambda: data, num_batches=9, num_classes=None)
     return SimpleNamespace(
         datamodule=datamodule, loggers=[recorder], callbacks=[], world_size=world, global_rank=rank, is_global_zero=rank == 0,
         accumulate_grad_batches=1, strategy=STRATEGY, precision_plugin=SimpleNamespace(val_step_context=lambda: torch.no_grad()),
@@ -77,6 +77,15 @@ def test_numbers_do_not_depend_on_the_batches_and_are_drawn(tmp_path: Path) -> N
         wanted = clip_loss(module.embed_image(whole["image"]), module.embed_text(whole["caption"]), 7.0)
     assert line["val/loss"] == pytest.approx(wanted.item(), rel=1e-5)
     assert (tmp_path / "a" / "step=00000004.png").stat().st_size > 1000
+
+
+def test_data_with_classes_is_classified_by_its_captions(tmp_path: Path) -> None:
+    recorder = Recorder()
+    trainer = trainer_of(batches(7), recorder)
+    trainer.datamodule.num_classes = N
+    Retrieval(str(tmp_path), every_steps=1).on_train_batch_end(trainer, Pairs())
+    [line] = recorder.lines
+    assert line["val/zero_shot_accuracy"] == pytest.approx(line["val/retrieval/image_to_text_r1"])  # a caption an image
 
 
 def test_equal_scenes_count_once_and_n_limits_the_candidates(tmp_path: Path) -> None:

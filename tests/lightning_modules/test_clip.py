@@ -17,8 +17,8 @@ from optimizers.muon import Muon
 from runtime.checkpoint import load_module
 from tests.sessions import assert_same, contents
 
-SMALL = ("visual.width=32", "visual.layers=1", "visual.heads=2", "visual.patch_size=8", "text.width=32", "text.layers=1", "text.heads=2",
-         "text.vocab_size=600", "visual.embed_dim=16")  # fmt: skip
+TOWER = ("tower.width=32", "tower.layers=1", "tower.heads=2", "tower.patch_size=8")
+SMALL = ("tower.embed_dim=16", *(f"model.net.text.{s}" for s in ("width=32", "layers=1", "heads=2", "vocab_size=600")))
 
 
 def make(loss: str = "infonce", **kwargs) -> CLIP:
@@ -35,7 +35,7 @@ def batch(captions: list[str]) -> dict:
 
 def overrides(run: Path, *more: str) -> list[str]:
     return ["model=clip", "trainer=cpu", "trainer.precision=32-true", f"run_dir={run}", "logger.wandb=null", "callbacks.progress=null",
-            "data.image_size=32", "data.batch_size=32", "data.num_val=40", "model.lr_schedule.total_steps=60", *(f"model.net.{s}" for s in SMALL), *more]  # fmt: skip
+            "data.image_size=32", "data.batch_size=32", "data.num_val=40", "model.lr_schedule.total_steps=60", *SMALL, *(() if "tower=resnet" in more else TOWER), *more]  # fmt: skip
 
 
 def test_the_loss_is_its_definition_and_equal_captions_are_no_enemies() -> None:
@@ -157,6 +157,14 @@ def test_it_learns_to_find_captions_and_its_checkpoint_alone_does_too(tmp_path: 
     module, _, _ = load_module(tmp_path / "run", ema=False)
     assert module.net.logit_scale.exp().item() <= 10 * (1 + 1e-6), "the inverse temperature is kept below its largest"
     assert module.embed_text(["a red circle"]).shape == (1, 16)
+
+
+def test_a_residual_network_serves_as_image_tower(tmp_path: Path) -> None:
+    metrics = train.main(overrides(tmp_path / "run", "tower=resnet", "tower.width=8", "tower.heads=4", "trainer.max_steps=3"))
+    assert math.isfinite(metrics["train/loss"])
+    module, _, _ = load_module(str(tmp_path / "run"))
+    assert type(module.net.visual).__name__ == "ResNetTower"
+    assert module.embed_image(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
 
 
 def test_accumulated_batches_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from evaluation.metrics.retrieval import distinct, retrieval
+from evaluation.metrics.retrieval import classification, distinct, retrieval
 
 
 def test_own_partners_first_is_all_and_a_guess_is_chance() -> None:
@@ -27,6 +27,16 @@ def test_recall_is_counted_by_direction() -> None:
         columns = sum(i in cosine[:, i].topk(k).indices.tolist() for i in range(40)) / 40
         assert found[f"image_to_text_r{k}"] == pytest.approx(rows) and found[f"text_to_image_r{k}"] == pytest.approx(columns)
     assert found["image_to_text_r1"] != found["text_to_image_r1"]
+
+
+def test_classification_is_the_share_whose_class_is_nearest_of_all_classes() -> None:
+    classes = torch.eye(3)
+    caption = ["a cat", "a dog", "a cat", "a bird"]
+    text = classes[[0, 1, 0, 2]]
+    image = classes[[0, 2, 0, 2]]  # the dog is taken for a bird
+    assert classification(image, text, caption) == 0.75
+    assert classification(torch.ones(4, 3) / 3**0.5, text, caption) == pytest.approx(1 / 3)  # as near to all three
+    assert classification(image.flip(1), text, caption) == 0.0
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
