@@ -102,12 +102,12 @@ class EmojiDataModule(FolderDataModule):
         }  # fmt: skip
         known = set().union(*(self.words[file] for file in drawings.keys() - drawn - combo))
         iid = {file for file in drawn if self.words[file] <= known}  # whose name says a word of its own goes back
-        files = {"iid": iid, "combo": combo, "train": drawings.keys() - iid - combo}
-        parts = {name: [sample for sample in samples if sample.file in files[name]] for name in files}
+        mixed = sorted(samples, key=lambda sample: stable_hash("order", drawings[sample.file]))  # a few show some of all kinds
+        parts = {name: [sample for sample in mixed if sample.file in files] for name, files in (("iid", iid), ("combo", combo))}
+        parts["train"] = [sample for sample in samples if sample.file not in iid | combo]
         if empty := [name for name in parts if not parts[name]]:
-            raise ValueError(
-                f"data.val_fraction={self.val_fraction} leaves none of the {len(samples):,} drawings for {empty[0]}: choose another"
-            )
+            share = f"data.val_fraction={self.val_fraction}"
+            raise ValueError(f"{share} leaves none of the {len(samples):,} drawings for {empty[0]}: choose another")
         parts["val"] = [sample for name in dict.fromkeys(self.val_splits) for sample in parts[name]]
         return {**parts, "test": parts["val"]}
 

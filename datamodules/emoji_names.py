@@ -6,6 +6,7 @@ A drawing is named by its characters in hexadecimal, as Twemoji names its files,
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections import Counter, defaultdict
@@ -72,6 +73,7 @@ def bare(characters: Iterable[str]) -> str:
     return "-".join(code for code in characters if code != _SELECTOR)
 
 
+@functools.cache
 def read_names(language: str) -> dict[str, Name]:
     """The names of all emoji, by drawing."""
     import emoji
