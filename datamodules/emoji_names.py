@@ -75,13 +75,15 @@ def bare(characters: Iterable[str]) -> str:
 
 @functools.cache
 def read_names(language: str) -> dict[str, Name]:
-    """The names of all emoji, by drawing."""
+    """The names of all emoji that have one in the language, by drawing."""
     import emoji
 
     emoji.config.load_language(language)
     names: dict[str, Name] = {}
     # One drawing has several spellings, with and without selectors: the full one, of the lowest status, says most.
     for text, facts in sorted(emoji.EMOJI_DATA.items(), key=lambda item: (item[1]["status"], item[0])):
+        if language not in facts:  # newer than its translations
+            continue
         aliases = tuple(map(_plain, facts.get("alias", ())))
         name = Name(_plain(facts[language]), _plain(facts["en"]), aliases, facts["E"])
         names.setdefault(bare(f"{ord(character):x}" for character in text), name)
