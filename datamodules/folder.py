@@ -171,21 +171,27 @@ class FolderDataModule(ImageDataModule):
         if self.train_dataset is not None:
             return
         samples = self.load_manifest().samples
-        train, val = split_by_name(samples, self.val_fraction)
-        test = val
-        if self.test_fraction:
-            train, test = split_by_name(train, self.test_fraction, "test")
         keep = self.cache_in_memory
         if keep == "auto":
             in_bytes = len(samples) * self.image_size**2 * self.channels * max(1, self.num_workers)
             keep = in_bytes <= _AUTO_CACHE_BYTES
         common = {"keep": keep, "max_bad": max(1, int(self.max_bad_fraction * len(samples)))}
         held_out = {**common, "random_flip": False, "augment_prob": 0.0 if self.augment_prob else None}
+        parts, made = self.split(samples), {}
         self.train_dataset = self.dataset(
-            train, random_flip=self.random_flip, augment_prob=self.augment_prob or None, **common
+            parts.pop("train"), random_flip=self.random_flip, augment_prob=self.augment_prob or None, **common
         )
-        self.val_dataset = self.dataset(val, **held_out)
-        self.test_dataset = self.val_dataset if test is val else self.dataset(test, **held_out)
+        for name, part in parts.items():
+            made[id(part)] = made.get(id(part)) or self.dataset(part, **held_out)
+            setattr(self, f"{name}_dataset", made[id(part)])
+
+    def split(self, samples: list[Sample]) -> dict[str, list[Sample]]:
+        """The parts by name: train, val, test, and what else a subclass holds out; parts may be one and the same list."""
+        train, val = split_by_name(samples, self.val_fraction)
+        test = val
+        if self.test_fraction:
+            train, test = split_by_name(train, self.test_fraction, "test")
+        return {"train": train, "val": val, "test": test}
 
     def fingerprint(self) -> str:
         """Digest of the usable files' names, sizes and captions, and of the arguments that change what is served."""

@@ -138,10 +138,14 @@ def _check_arguments(node: dict[str, Any], where: str) -> None:
         check_values(known, given, f"{where}.")
 
 
+# What to change elsewhere, for names that another choice sets.
+REMEDIES = {"binarize": " likelihood=bernoulli asks for it: colours need another, for instance likelihood=logistic_mixture."}
+
+
 def takes(name: str, wrong: str, known: Any) -> str:
     """`Adam takes no "learning_rate". Did you mean lr? It takes …`"""
     near = difflib.get_close_matches(wrong, list(known), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = f" Did you mean {near[0]}?" if near else REMEDIES.get(wrong, "")
     return f"{name} takes no {wrong!r}.{hint} It takes {', '.join(known) or 'nothing'}"
 
 

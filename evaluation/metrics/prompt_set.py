@@ -117,7 +117,7 @@ def load_prompts(
 
     Args:
         datamodule: set up; with `prompts(split, n)` (captioned scenes: any split of the grammar) or plain datasets
-            (`train`, `val`, `test`).
+            (`train_dataset` for split `train`, and so on).
         needs: `train` and `holdout` are read only when named here; data drawn afresh has neither.
         train_images: at most so many training images, evenly spread over the split.
     Raises:
@@ -127,7 +127,7 @@ def load_prompts(
         return _scene_prompts(datamodule, split, n)
     dataset = getattr(datamodule, f"{split}_dataset", None)
     if dataset is None:
-        there = [name for name in ("train", "val", "test") if getattr(datamodule, f"{name}_dataset", None) is not None]
+        there = [name.removesuffix("_dataset") for name, part in vars(datamodule).items() if name.endswith("_dataset") and part]
         raise ValueError(f"this data has no split {split!r}; there are {', '.join(there)}")
     if len(dataset) < n:
         raise ValueError(f"n={n} exceeds the {len(dataset)} images of split {split!r}: pass n={len(dataset)} or less")

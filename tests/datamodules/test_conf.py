@@ -26,7 +26,7 @@ def load(name: str) -> dict:
 CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 
 
-@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "images", "ring", "grid", "stacked_mnist", *CLASSES])
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "images", "emoji", "ring", "grid", "stacked_mnist", *CLASSES])
 def test_conf_names_every_argument(name: str):
     conf = load(name)
     parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters

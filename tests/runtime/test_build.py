@@ -209,7 +209,7 @@ callbacks.checkpoint.Checkpoint callbacks.ema.EMA callbacks.evaluation.Evaluate 
 callbacks.metrics_log.MetricsLog callbacks.nan_guard.NanGuard callbacks.power_ema.PowerEMA callbacks.progress.Progress
 callbacks.retrieval.Retrieval callbacks.samples.SampleGrid callbacks.stop.Stop callbacks.validate.Validate
 datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
-datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
+datamodules.emoji.EmojiDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
 datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule diffusion.samplers.ancestral.ddim
 diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm diffusion.samplers.heun.heun
 diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc diffusion.samplers.repaint.repaint

@@ -53,6 +53,7 @@ THING, CLOSED = f"{__name__}.Thing", f"{__name__}.Closed"
         ({"foo": 1}, "model.foo=1: Thing takes no 'foo'. It takes lr, name, dim, dims, net|takes no 'foo'"),
         ({"net": {"_target_": CLOSED, "dropout": 2}}, "model.net.dropout=2: give a number from 0 to 1"),
         ({"net": {"_target_": CLOSED, "lr": 2}}, "model.net.lr=2: Closed takes no 'lr'"),
+        ({"net": {"_target_": CLOSED, "binarize": "x"}}, "'binarize'. likelihood=bernoulli asks .*=logistic_mixture."),
         ({"net": {"_target_": CLOSED, "pair": [1]}}, "model.net.pair"),
         ({"net": {"_target_": f"{__name__}.Close"}}, "Did you mean .*Closed"),
         ({"_target_": 3}, "model._target_=3: give the dotted name"),
