@@ -61,6 +61,13 @@ def trained_autoencoder(tmp_path: Path) -> str:
     return str(run)
 
 
+def trained_clip(tmp_path: Path, *more: str) -> str:
+    """The run of a CLIP after a step, for a model that draws from its embeddings."""
+    run = tmp_path / "clip"
+    train(configuration("model=clip", *TINY, f"run_dir={run}", f"paths.cache={tmp_path / 'cache'}", "name=tiny", *more))
+    return str(run)
+
+
 def train(cfg: DictConfig) -> dict[str, Any]:
     """A run without the evaluation that some models ask for: it draws many images."""
     OmegaConf.set_struct(cfg, False)
@@ -102,6 +109,9 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     if "ckpt" in cfg.get("space", {}):
         trust = [trained_autoencoder(tmp_path)]
         cfg.space.ckpt = trust[0]
+    if "clip" in cfg:
+        trust = [trained_clip(tmp_path)]
+        cfg.clip.ckpt = trust[0]
     metrics = train(cfg)
     assert metrics["step"] == 1 and metrics["images"] == 2
     losses = {k: v for k, v in metrics.items() if k.startswith(("train/loss", "val/loss")) or k.endswith("_loss")}

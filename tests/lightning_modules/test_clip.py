@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from contracts import EmbedsImages, EmbedsTexts, Request
+from contracts import EmbedsImages, EmbedsTexts, EmbedsTokens, Request
 from lightning_modules.clip import CLIP
 from networks.clip import ContrastiveNet, TextTransformer, VisionTransformer
 from objectives.contrastive import clip_loss, siglip_loss
@@ -139,6 +139,15 @@ def test_it_learns_to_find_captions_and_its_checkpoint_alone_does_too(tmp_path: 
     module, _, _ = load_module(tmp_path / "run", ema=False)
     assert module.net.logit_scale.exp().item() <= 10 * (1 + 1e-6), "the inverse temperature is kept below its largest"
     assert module.embed_text(["a red circle"]).shape == (1, 16)
+
+
+def test_a_caption_is_told_word_by_word_too_and_what_is_cut_is_known() -> None:
+    module, captions = make(), ["a red circle", "a", "x " * 100]
+    vector, tokens, mask = module.embed_tokens(captions)
+    torch.testing.assert_close(vector, module.embed_text(captions))
+    lengths = [min(len(module.tokenizer.tokens(c)), module.tokenizer.context_length) for c in captions]
+    assert mask.sum(1).tolist() == lengths and tokens.shape[:2] == mask.shape and not tokens.requires_grad
+    assert module.truncated(captions) == [False, False, True] and isinstance(module, EmbedsTokens)
 
 
 def test_accumulated_batches_are_refused(tmp_path: Path) -> None:
