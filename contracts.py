@@ -159,6 +159,23 @@ class Inverts(Protocol):
 
 
 @runtime_checkable
+class DrawsEmbeddings(Protocol):
+    """Draws what an embedding in the space of captions says, from noise, and finds both of an image: unCLIP."""
+
+    def embedding_of(self, request: Request) -> Tensor:
+        """Unit vectors (n, E) of `images`."""
+
+    def noise_of(self, z: Tensor, request: Request, **options: Any) -> Tensor:
+        """Noise (n, ...) from which `draw_embedded` comes back to `images` with their embeddings z (n, E)."""
+
+    def draw_embedded(self, z: Tensor, request: Request, *, seeds: Sequence[int], x_T: Tensor | None = None, **options: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] of embeddings z (n, E), from new noise or from x_T (n, ...)."""
+
+    def captions_embedded(self, captions: Sequence[str]) -> Tensor:
+        """Unit vectors (n, E)."""
+
+
+@runtime_checkable
 class Films(Protocol):
     """Draws in steps, and shows them."""
 

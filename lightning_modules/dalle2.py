@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -204,6 +203,74 @@ class DallE2(Cascade):
         ], 1)  # (n, candidates, E)  # fmt: skip
         closest = (drawn * vector[:, None]).sum(-1).argmax(1) * keep  # of an empty caption, the first
         return {"image_embeds": drawn[torch.arange(len(drawn), device=drawn.device), closest]}
+
+    # ---- tasks that start from images ----
+
+    def embedding_of(self, request: Request) -> Tensor:
+        """CLIP's unit vectors (n, E) of `images`."""
+        if request.images is None:
+            raise ValueError("to embed an image, give it")
+        return self.embedder.images(request.images.to(self.device))
+
+    def captions_embedded(self, captions: Sequence[str]) -> Tensor:
+        """CLIP's unit vectors (n, E) of captions."""
+        return self.embedder.texts(captions, self.device)["text_vector"]
+
+    @torch.no_grad()
+    def noise_of(self, z: Tensor, request: Request, *, num_steps: int | None = None) -> Tensor:
+        """The decoder's noise (n, C, s, s) from which `draw_embedded` with eta=0 comes back to `images`, as the decoder sees them.
+
+        Source: Ramesh et al. 2022 (unCLIP), section 3; Song et al. 2021 (DDIM), eq. 14
+        """
+        stage = self.stages[self.base]
+        x_0 = stage.space.encode({"image": request.images.to(self.device)})
+        return ddim_invert(self._plain(z, request, 1.0), stage.schedule, x_0, num_steps=num_steps or INVERSION_STEPS)
+
+    @torch.no_grad()
+    def draw_embedded(
+        self,
+        z: Tensor,
+        request: Request,
+        *,
+        seeds: Sequence[int],
+        x_T: Tensor | None = None,
+        eta: float | None = None,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        stages: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Images (n, C, S, S) in [-1, 1] of embeddings z (n, E), with the request's prompts where there are any.
+
+        Args:
+            seeds: of the noise, the upsamplers' too.
+            x_T: the decoder's noise (n, C, s, s), as of `noise_of`; None draws as `sample` does.
+            eta: with x_T, how much new noise DDIM adds on the way; 0, the default, adds none.
+            guidance_scale: of the decoder; with x_T, 1 where none is given.
+            num_steps: of the decoder; with x_T, 100 where none are given.
+            stages: as of `sample`; the decoder is one of them.
+        """
+        names = self.drawing(stages)
+        if self.base not in names:
+            raise ValueError(f"stages={list(stages or ())}: this task draws with the stage {self.base!r}: name it first")
+        self.check_sampling(names, request, seeds)
+        fields = self.request_fields(request) | {"image_embeds": z}
+        if x_T is None:
+            if eta is not None:
+                raise ValueError(f"eta={eta}: new noise has no way back to leave; it goes with the noise of an image")
+            return self.through(names, fields, seeds, guidance_scale=guidance_scale, num_steps={self.base: num_steps})
+        stage = self.stages[self.base]
+        denoise = self._plain(z, request, 1.0 if guidance_scale is None else guidance_scale)
+        x_0 = ddim(
+            denoise, stage.schedule, x_T, num_steps=num_steps or INVERSION_STEPS, eta=eta or 0.0,
+            generator=keyed_generators(seeds, self.base, "variation"),
+        )  # fmt: skip
+        image = stage.space.decode(x_0)
+        return self.through(names[1:], {}, seeds, image) if names[1:] else image
+
+    def _plain(self, z: Tensor, request: Request, guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """The decoder without a threshold, so that inversion and drawing are each other's opposite."""
+        batch = {"seed": torch.zeros(request.n, dtype=torch.int64)} | self.request_fields(request) | {"image_embeds": z}
+        return self.stages[self.base].guided(batch, guidance_scale=guidance_scale, threshold="none")
 
 
 def reads_text(stage: DiffusionStage) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contracts import Request
+from contracts import DrawsEmbeddings, Request
 from diffusion.samplers import ddim
 from diffusion.schedules import CosineSchedule
 from lightning_modules.dalle2 import DallE2
@@ -241,6 +241,94 @@ def test_a_film_shows_the_decoder_and_ends_with_its_picture() -> None:
     assert x_t.shape == x_0_hat.shape == (4, 2, 3, 8, 8)
     torch.testing.assert_close(x_0_hat[-1], draw(module, PROMPTS[:2], seeds=[1, 2], stages=["decoder"]))
     assert module.noised(Request(1, images=torch.zeros(1, 3, 16, 16)), seeds=[0], frames=3).shape == (3, 1, 3, 8, 8)
+
+
+# ---- from images ----
+
+
+class GaussianDenoiser(nn.Module):
+    """The exact denoiser of pixels around the level that the conditioner's vector says, with the deviation 0.3."""
+
+    deviation = 0.3
+
+    def __init__(self, schedule: CosineSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def mean(self, vector: Tensor) -> Tensor:
+        return torch.tanh(vector[:, :3, None, None]) / 2
+
+    def forward(self, x_t: Tensor, t: Tensor, *, vector: Tensor, **_: Any) -> Tensor:
+        alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma))
+        gain = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2)
+        return self.mean(vector) + gain * (x_t - alpha * self.mean(vector))
+
+
+def with_known_decoder() -> tuple[DallE2, GaussianDenoiser]:
+    module = make(text=False)
+    stage = module.stages["decoder"]
+    stage.denoiser = GaussianDenoiser(stage.schedule)
+    return module, stage.denoiser
+
+
+def asked(n: int = 2) -> Request:
+    return Request(n, texts=[""] * n, images=0.6 * batch(n)["image"])
+
+
+def test_the_noise_of_an_image_is_that_of_the_known_flow_and_draws_it_again() -> None:
+    module, oracle = with_known_decoder()
+    request = asked()
+    z = module.embedding_of(request)
+    torch.testing.assert_close(z, module.embedder.images(request.images))
+    x_0 = module.stages["decoder"].space.encode({"image": request.images})
+    mean = oracle.mean(module.stages["decoder"].conditions({"image_embeds": z})["vector"].detach())
+    alpha, sigma = (f(torch.ones(())) for f in (module.stages["decoder"].schedule.alpha, module.stages["decoder"].schedule.sigma))
+    exact = alpha * mean + (x_0 - mean) / oracle.deviation * (alpha**2 * oracle.deviation**2 + sigma**2).sqrt()
+    errors, rebuilt = [], []
+    for num_steps in (25, 400):
+        x_T = module.noise_of(z, request, num_steps=num_steps)
+        errors.append(float((x_T - exact).abs().max()))
+        again = module.draw_embedded(z, request, seeds=[1, 2], x_T=x_T, num_steps=num_steps, stages=["decoder"], eta=0)
+        rebuilt.append(float((again - x_0).square().mean()))
+    assert errors[1] < 0.05 and errors[1] < errors[0] / 4
+    assert rebuilt[1] < rebuilt[0] / 4 and rebuilt[1] < 4e-5, "PSNR above 50 dB over a range of 2"
+    other = module.noise_of(z.flip(0), request, num_steps=400)
+    assert (other - exact).abs().max() > 0.2, "the noise depends on the embedding"
+
+
+def test_with_eta_each_seed_leaves_the_image_in_its_own_way() -> None:
+    module, _ = with_known_decoder()
+    request = asked(1)
+    z = module.embedding_of(request)
+    x_T, three = module.noise_of(z, request).expand(3, -1, -1, -1), Request(3, texts=[""] * 3)
+    options = {"x_T": x_T, "stages": ["decoder"], "num_steps": 50}
+    still = module.draw_embedded(z.expand(3, -1), three, seeds=[1, 2, 3], **options)
+    assert torch.equal(still[0], still[2])
+    drawn = module.draw_embedded(z.expand(3, -1), three, seeds=[1, 2, 3], eta=1.0, **options)
+    assert min((drawn[i] - drawn[j]).abs().max() for i, j in ((0, 1), (1, 2), (0, 2))) > 0.1
+    alone = module.draw_embedded(z, Request(1, texts=[""]), seeds=[2], eta=1.0, x_T=x_T[:1], stages=["decoder"], num_steps=50)
+    torch.testing.assert_close(alone[0], drawn[1], rtol=0, atol=1e-5)
+    little = module.draw_embedded(z.expand(3, -1), three, seeds=[1, 2, 3], eta=0.2, **options)
+    assert (little - still).abs().mean() < (drawn - still).abs().mean() / 2
+
+
+def test_without_noise_an_embedding_is_drawn_as_a_sample_is() -> None:
+    module = make()
+    request = Request(2, texts=PROMPTS[:2])
+    z = module.captions_embedded(PROMPTS[:2])
+    assert torch.equal(z, module.embedder.texts(PROMPTS[:2])["text_vector"])
+    torch.testing.assert_close(module.draw_embedded(z, request, seeds=[3, 4]), module.sample(request, seeds=[3, 4], prior="text"))
+    small = module.draw_embedded(z, request, seeds=[3, 4], stages=["decoder"], guidance_scale=1.0, num_steps=2)
+    torch.testing.assert_close(small, module.sample(request, seeds=[3, 4], prior="text", stages=["decoder"], guidance_scale=1.0, num_steps=2))
+    drawn = module.draw_embedded(z, request, seeds=[3, 4], x_T=torch.randn(2, 3, 8, 8))
+    assert drawn.shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="this task draws with the stage 'decoder'"):
+        module.draw_embedded(z, request, seeds=[3, 4], stages=["upsampler"])
+    with pytest.raises(ValueError, match="eta=0.5: new noise has no way back"):
+        module.draw_embedded(z, request, seeds=[3, 4], eta=0.5)
+    with pytest.raises(ValueError, match="to embed an image, give it"):
+        module.embedding_of(request)
+    assert isinstance(module, DrawsEmbeddings)
 
 
 # ---- checkpoints and refusals ----
