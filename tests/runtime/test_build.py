@@ -248,7 +248,7 @@ networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.
 networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
 networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
-networks.gan_residual.UpBlock networks.prior.CaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.gan_residual.UpBlock networks.open_clip_towers.OpenCLIPTowers networks.prior.CaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
 networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
@@ -298,7 +298,7 @@ def test_nothing_can_be_reached_through_other_packages() -> None:
 
 
 def nodes_of_conf() -> list[Path]:
-    groups = "model data callbacks logger text_encoder codec likelihood players sampler schedule experiment trainer extractor evaluator"
+    groups = "model data callbacks logger text_encoder clip codec likelihood players sampler schedule experiment trainer extractor evaluator"
     return [path for group in groups.split() for path in sorted((CONF / group).rglob("*.yaml"))]
 
 
