@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from contracts import Batch, EmbedsImages, EmbedsTexts, EmbedsTokens
 from lightning_modules.spaces import reduce
@@ -22,7 +23,7 @@ class FrozenCLIP:
         load: ckpt -> (module, its configuration, facts with a `sha256`).
         embed_dim: width of its embeddings.
         token_dim: width of a caption's tokens.
-        image_size: of the images that it reads; larger ones are averaged down.
+        image_size: of the images that it reads; larger ones are averaged down, and smaller ones refused.
         tower: a model by name in place of `ckpt` and `load`, for instance `networks.clip_by_name.OpenCLIPTowers`.
     Raises: ValueError without a CLIP.
     """
@@ -89,12 +90,18 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def images(self, image: Tensor) -> Tensor:
-        """Unit vectors (B, embed_dim), float32, of images (B, C, S, S) in [-1, 1]; S a multiple of `image_size`."""
-        if image.shape[-1] % self.image_size:
-            raise ValueError(f"{self.name} reads images of {self.image_size} pixels: those of {image.shape[-1]} are no multiple; "
-                             "choose data.image_size or another CLIP")  # fmt: skip
+        """Unit vectors (B, embed_dim), float32, of images (B, C, S, S) in [-1, 1]; S at least `image_size`.
+
+        Raises: ValueError for smaller ones.
+        """
+        size = image.shape[-1]
+        if size < self.image_size:
+            raise ValueError(f"{self.name} reads images of {self.image_size} pixels, and these have {size}: choose a larger "
+                             "data.image_size or another CLIP")  # fmt: skip
         model, _ = self.model(image.device)
         with torch.autocast(image.device.type, enabled=False):
+            if size % self.image_size:  # no whole blocks to average
+                image = F.interpolate(image.float(), (self.image_size,) * 2, mode="bilinear", antialias=True)
             return model.embed_image(reduce(image.float(), self.image_size))
 
     @torch.no_grad()

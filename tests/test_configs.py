@@ -24,7 +24,7 @@ EXPERIMENTS = sorted(
 )
 CHOICES = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
 # Too large for any test machine: built without memory, on torch's meta device.
-META = {"model=imagen_paper": ["data.root=images"]}
+META = {"model=imagen_paper": ["data.root=images"], "model=dalle2_paper": ["data.root=images"]}
 SMALL = [choice for choice in CHOICES if choice not in META]
 # Nets of more than 50 M parameters: a step takes long on a CPU.
 SLOW = {"experiment=edm_cifar10", "experiment=iddpm_cifar10"}
@@ -175,4 +175,51 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
         trained = {key for key in metrics if key.startswith("train/loss_")}
         assert trained == {f"train/loss_{n}" for n in (cfg.model.train_stages or cfg.model.stages)}
     module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")))[0]
+    assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
+
+
+# (stage, parameters of the preset in millions, of the paper); docs/dalle2.md explains the differences.
+UNCLIP = [("prior", 1222, 1000), ("decoder", 3433, 3500), ("upsampler", 588, 700), ("upsampler_2", 208, 300)]
+
+
+def test_the_unclip_preset_has_the_sizes_that_its_page_states() -> None:
+    cfg = configuration("model=dalle2_paper")
+    with torch.device("meta"):
+        module = instantiate(cfg.model)
+    counted = {n: sum(p.numel() for p in stage.parameters()) / 1e6 for n, stage in module.stages.items()}
+    page = (CONF.parent / "docs" / "dalle2.md").read_text()
+    assert list(counted) == [name for name, _, _ in UNCLIP]
+    for name, ours, paper in UNCLIP:
+        assert counted[name] == pytest.approx(ours, abs=0.6)
+        assert f"| `{name}` | {ours} M | {paper} M |" in page
+    assert [s.space.image_size for s in module.stages.values()] == [None, 64, 256, 1024]
+    prior = module.stages["prior"]
+    assert len(prior.net.transformer.resblocks) == 24 and prior.net.stem.out_features == 2048 and prior.num_steps == 64
+    assert prior.space.scale == pytest.approx(17.28) and prior.cond_drop_prob == {"caption": 0.1}
+    assert module.stages["decoder"].cond_drop_prob == {"image": 0.1, "text": 0.5} and module.candidates == 2
+    for name in ("upsampler", "upsampler_2"):
+        stage = module.stages[name]
+        assert not any(type(m).__name__ == "Attention" for m in stage.net.modules()) and list(stage.conditioners) == ["lowres"]
+        assert stage.lowres.crop_size * 4 == stage.space.image_size and stage.lowres.blur_sigma == 0.6
+    group = instantiate(cfg.model.optimizer)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
+    assert (group["lr"], tuple(group["betas"]), group["eps"], group["weight_decay"]) == (1.1e-4, (0.9, 0.96), 1e-6, 6e-2)
+
+
+def test_the_unclip_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
+    """Its switches work together: the same four stages and settings, narrower, on scenes of 64 pixels, with a CLIP trained here."""
+    clip = trained_clip(tmp_path)
+    shrink = [
+        "data=scenes_simple", "data.image_size=64", "clip=scenes", f"clip.ckpt={clip}", f"paths.cache={tmp_path / 'cache'}",
+        *(f"model.stages.{name}.{key}" for name, keys in {
+            "prior": ["net.dim=16", "net.layers=2", "net.heads=2"],
+            "decoder": ["space.image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]", "net.head_dim=16",
+                        "net.tokens_dim=32", "net.emb_dim=32", "conditioners.text.num_layers=1", "conditioners.text.head_dim=8"],
+            "upsampler": ["space.image_size=32", "lowres.size=16", "lowres.crop_size=16", "net.dim=16", "net.emb_dim=32"],
+            "upsampler_2": ["space.image_size=64", "lowres.size=32", "lowres.crop_size=32", "net.dim=16", "net.emb_dim=32"],
+        }.items() for key in keys),
+    ]  # fmt: skip
+    cfg = compose("train", ["model=dalle2_paper", *shrink, *TINY, f"run_dir={tmp_path / 'all'}", "name=x"])
+    metrics = train(cfg)
+    assert {key for key in metrics if key.startswith("train/loss_")} == {f"train/loss_{name}" for name, _, _ in UNCLIP}
+    module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")), trust=[clip])[0]
     assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)

@@ -24,12 +24,14 @@ def test_it_is_loaded_with_the_first_use_and_frozen() -> None:
     assert not model.training and not any(p.requires_grad for p in model.parameters()) and not found.requires_grad
 
 
-def test_larger_images_are_averaged_and_other_sizes_refused() -> None:
+def test_larger_images_are_averaged_and_smaller_ones_refused() -> None:
     clip, _, _ = stub()
     image = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(clip.images(image), clip.images(reduce(image, 8)))
-    for size in (4, 12):
-        with pytest.raises(ValueError, match=f"run reads images of 8 pixels: those of {size} are no multiple"):
+    smooth = F.interpolate(image[:, :, :12, :12], (8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(clip.images(image[:, :, :12, :12]), clip.images(smooth))
+    for size in (4, 7):
+        with pytest.raises(ValueError, match=f"run reads images of 8 pixels, and these have {size}: choose a larger data.image_size"):
             clip.images(torch.zeros(1, 3, size, size))
 
 
