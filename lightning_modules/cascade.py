@@ -118,6 +118,8 @@ class Cascade(GenerativeModule):
         found = {}
         for name in self.train_stages:
             stage = self.stages[name]
+            if not isinstance(stage, DiffusionStage):  # without noise levels
+                continue
             log_snr = stage.schedule.log_snr(stage.times.draw(u, stage.schedule))
             found[name] = log_snr, stage.loss(batch, u, name)
         return found

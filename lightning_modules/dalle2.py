@@ -10,6 +10,7 @@ from torch import Tensor
 
 from contracts import Batch, Request
 from diffusion.samplers import ddim, ddim_invert
+from lightning_modules.autoregressive_prior import AutoregressivePrior
 from lightning_modules.cascade import Cascade
 from lightning_modules.frozen_clip import FrozenCLIP
 from lightning_modules.stage import DiffusionStage
@@ -17,6 +18,7 @@ from rng.keyed import keyed_generators
 
 Prior = Literal["none", "text", "diffusion", "autoregressive"]
 INVERSION_STEPS = 100  # of DDIM there and back, where none are given
+AT_ONCE = 64  # images that CLIP reads where all are wanted
 
 
 class DallE2(Cascade):
@@ -41,7 +43,7 @@ class DallE2(Cascade):
     def __init__(
         self,
         clip: FrozenCLIP,
-        stages: dict[str, DiffusionStage],
+        stages: dict[str, DiffusionStage | AutoregressivePrior],
         *,
         candidates: int = 2,
         example_prompts: Sequence[str] = (),
@@ -92,6 +94,22 @@ class DallE2(Cascade):
     def setup(self, stage: str) -> None:
         """Loads CLIP, so that one that is not there, or does not fit, is told before training."""
         self.embedder.model()
+
+    def on_fit_start(self) -> None:
+        """Finds the components of an autoregressive prior, unless a checkpoint brought them: in every process the same ones."""
+        for name in self.train_stages:
+            stage = self.stages[name]
+            if not isinstance(stage, AutoregressivePrior) or stage.fitted:
+                continue
+            data, found = self.trainer.datamodule.train_dataset, []
+            for start in range(0, stage.fit_images, AT_ONCE):
+                items = [data[(i % len(data), i)] for i in range(start, min(start + AT_ONCE, stage.fit_images))]
+                image = torch.stack([item["image"] for item in items])
+                found.append((self.embedder.images(image), self.embedder.texts([item["caption"] for item in items])["text_vector"]))
+            stage.fit(*(torch.cat(part) for part in zip(*found)))
+            if self.global_rank == 0:
+                print(f"stage {name!r}: {stage.components} components keep {float(stage.variance_kept):.1%} of the variance of "
+                      f"{stage.fit_images} embeddings", flush=True)  # fmt: skip
 
     # ---- checkpoints ----
 
@@ -278,6 +296,6 @@ def reads_text(stage: DiffusionStage) -> bool:
     return any(conditioner.reads == "text" for conditioner in stage.conditioners.values())
 
 
-def kind_of(stage: DiffusionStage) -> str:
+def kind_of(stage: DiffusionStage | AutoregressivePrior) -> str:
     """The kind of a prior."""
-    return "diffusion" if isinstance(stage, DiffusionStage) else "autoregressive"
+    return "autoregressive" if isinstance(stage, AutoregressivePrior) else "diffusion"

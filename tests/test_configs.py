@@ -178,6 +178,18 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
     assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
 
 
+def test_the_autoregressive_prior_takes_the_place_of_the_diffusion_prior(tmp_path: Path) -> None:
+    clip = trained_clip(tmp_path)
+    small = ["prior=autoregressive", "prior.fit_images=80", "prior.components=6", "prior.buckets=8", f"clip.ckpt={clip}"]
+    cfg = configuration("model=dalle2", *TINY, *small, f"paths.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}", "name=x")
+    metrics = train(cfg)
+    assert {"train/loss_prior", "val/loss_prior"} <= set(metrics) and 0 < metrics["train/loss_prior"] < 3
+    module = load_module(tmp_path / "run", trust=[clip])[0]
+    assert module.stages["prior"].fitted and module.priors == {"autoregressive": "prior"}
+    image = module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=1)
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
+
+
 # (stage, parameters of the preset in millions, of the paper); docs/dalle2.md explains the differences.
 UNCLIP = [("prior", 1222, 1000), ("decoder", 3433, 3500), ("upsampler", 588, 700), ("upsampler_2", 208, 300)]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from contracts import DrawsEmbeddings, Request
 from diffusion.samplers import ddim
 from diffusion.schedules import CosineSchedule
+from lightning_modules.autoregressive_prior import AutoregressivePrior
 from lightning_modules.dalle2 import DallE2
 from lightning_modules.spaces import Embeddings, Pixels
 from lightning_modules.stage import DiffusionStage
@@ -241,6 +244,73 @@ def test_a_film_shows_the_decoder_and_ends_with_its_picture() -> None:
     assert x_t.shape == x_0_hat.shape == (4, 2, 3, 8, 8)
     torch.testing.assert_close(x_0_hat[-1], draw(module, PROMPTS[:2], seeds=[1, 2], stages=["decoder"]))
     assert module.noised(Request(1, images=torch.zeros(1, 3, 16, 16)), seeds=[0], frames=3).shape == (3, 1, 3, 8, 8)
+
+
+# ---- the autoregressive prior in the diffusion prior's place ----
+
+
+def with_autoregressive(**options: Any) -> tuple[DallE2, SimpleNamespace]:
+    """The family with it, and a datamodule of 40 captioned images that counts what it is asked."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(
+        space=Embeddings(EMBED), conditioners={"caption": CaptionConditioner(TOKEN, EMBED, DIM)}, components=3, buckets=8, dim=DIM,
+        layers=1, heads=2, fit_images=100,
+    )  # fmt: skip
+    module = DallE2(stub()[0], stages() | {"prior": prior}, **options)
+    g = torch.Generator().manual_seed(3)
+    images = torch.rand(40, 3, 16, 16, generator=g) * 2 - 1
+
+    class Data:
+        asked: list[tuple[int, int]] = []
+
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+            self.asked.append(key)
+            return {"image": images[key[0]], "caption": PROMPTS[key[0] % 4], "seed": key[1]}
+
+    datamodule = SimpleNamespace(train_dataset=Data())
+    module._trainer = SimpleNamespace(datamodule=datamodule, world_size=1, global_rank=0)
+    return module, datamodule
+
+
+def test_components_are_found_before_training_and_not_again_after_a_resume(capsys: pytest.CaptureFixture) -> None:
+    module, datamodule = with_autoregressive()
+    datamodule.train_dataset.asked.clear()
+    module.on_fit_start()
+    assert datamodule.train_dataset.asked == [(i % 40, i) for i in range(100)] and module.stages["prior"].fitted
+    assert "stage 'prior': 3 components keep" in capsys.readouterr().out
+    by_hand = torch.stack([datamodule.train_dataset[(i % 40, i)]["image"] for i in range(100)])
+    torch.testing.assert_close(module.stages["prior"].mean, module.embedder.images(by_hand).mean(0))
+    vectors = module.embedder.texts([PROMPTS[i % 4] for i in range(100)])["text_vector"]
+    torch.testing.assert_close(module.stages["prior"].dots, (module.embedder.images(by_hand) * vectors).sum(1).sort().values)
+    resumed, again = with_autoregressive()
+    resumed.load_state_dict(module.state_dict())
+    again.train_dataset.asked.clear()
+    resumed.on_fit_start()
+    assert again.train_dataset.asked == [] and torch.equal(resumed.stages["prior"].basis, module.stages["prior"].basis)
+    other, untouched = with_autoregressive(train_stages=["decoder"])
+    untouched.train_dataset.asked.clear()
+    other.on_fit_start()
+    assert untouched.train_dataset.asked == []
+
+
+def test_it_trains_and_draws_as_the_other_prior_does() -> None:
+    module, _ = with_autoregressive()
+    module.on_fit_start()
+    losses = module.train().losses(batch())
+    assert losses["loss_prior"].item() == pytest.approx(math.log(8), abs=0.3), "at first every bucket is as likely"
+    losses["loss"].backward()
+    assert all(p.grad is not None for p in module.stages["prior"].parameters())
+    assert set(module.loss_by_level(batch() | {"quantile": torch.rand(4)})) == {"decoder", "upsampler"}
+    module.eval()
+    drawn = draw(module, PROMPTS, seeds=[1, 2, 3, 4])
+    assert drawn.shape == (4, 3, 16, 16) and torch.equal(drawn, draw(module, PROMPTS, seeds=[1, 2, 3, 4], prior="autoregressive"))
+    torch.testing.assert_close(draw(module, PROMPTS[1:2], seeds=[2])[0], drawn[1], rtol=0, atol=2e-4)
+    with pytest.raises(ValueError, match="prior=diffusion: this model has none, text, autoregressive"):
+        draw(module, ["a"], seeds=[1], prior="diffusion")
+    assert module.sampling_settings()["prior.sampler"] == "autoregressive"
 
 
 # ---- from images ----

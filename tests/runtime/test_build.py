@@ -227,7 +227,7 @@ evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.Kerne
 evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation
 evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC evaluation.metrics.reconstruction.Lpips
 evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
-evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
+evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder lightning_modules.autoregressive_prior.AutoregressivePrior
 lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
 lightning_modules.clip.CLIP lightning_modules.dalle2.DallE2 lightning_modules.diffusion.Diffusion
 lightning_modules.frozen_clip.FrozenCLIP lightning_modules.gan.GAN
@@ -298,7 +298,7 @@ def test_nothing_can_be_reached_through_other_packages() -> None:
 
 
 def nodes_of_conf() -> list[Path]:
-    groups = "model data callbacks logger text_encoder clip codec likelihood players sampler schedule experiment trainer extractor evaluator"
+    groups = "model data callbacks logger text_encoder clip prior codec likelihood players sampler schedule experiment trainer extractor evaluator"
     return [path for group in groups.split() for path in sorted((CONF / group).rglob("*.yaml"))]
 
 
