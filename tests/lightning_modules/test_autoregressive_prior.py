@@ -60,6 +60,9 @@ def test_a_vector_goes_to_buckets_and_back_up_to_their_width() -> None:
     buckets = prior.encode(z)
     assert buckets.min() == 0 and buckets.max() == 511 and all(len(column.unique()) > 100 for column in buckets.T)
     torch.testing.assert_close(prior.decode(buckets), z, rtol=0, atol=0.02)
+    width = (prior.limits[1] - prior.limits[0])[:3] / 512  # of the components that spread most
+    bias = ((prior.decode(buckets) - z) @ prior.basis.T).mean(0)[:3]
+    assert (bias.abs() < width / 4).all(), "a bucket stands for its middle"
     assert (make(components=EMBED, buckets=8).decode(make(components=EMBED, buckets=8).encode(z)) - z).abs().max() > 0.05
     torch.testing.assert_close(prior.decode(buckets).norm(dim=1), torch.ones(300))
     far = prior.encode(torch.cat([z[:1] + 9, z[:1] - 9]))
