@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 # A batch is a dict: `image` float32 (B, C, H, W) in [-1, 1] and `seed` int64 (B,), which keys the sample's noise;
-# where the data has them, `label` int64 (B,), `caption` list[str], `text_embeds` (B, L, D), `text_mask` (B, L) bool.
+# where the data has them, `label` int64 (B,), `caption` list[str], `text_embeds` (B, L, D), `text_mask` (B, L) bool,
+# `image_embeds` (B, E) and `text_vector` (B, E), unit vectors of one space.
 Batch = dict[str, Any]
 
 
@@ -158,6 +159,23 @@ class Inverts(Protocol):
 
 
 @runtime_checkable
+class DrawsEmbeddings(Protocol):
+    """Draws what an embedding in the space of captions says, from noise, and finds both of an image: unCLIP."""
+
+    def embedding_of(self, request: Request) -> Tensor:
+        """Unit vectors (n, E) of `images`."""
+
+    def noise_of(self, z: Tensor, request: Request, **options: Any) -> Tensor:
+        """Noise (n, ...) from which `draw_embedded` comes back to `images` with their embeddings z (n, E)."""
+
+    def draw_embedded(self, z: Tensor, request: Request, *, seeds: Sequence[int], x_T: Tensor | None = None, **options: Any) -> Tensor:
+        """Images (n, C, H, W) in [-1, 1] of embeddings z (n, E), from new noise or from x_T (n, ...)."""
+
+    def captions_embedded(self, captions: Sequence[str]) -> Tensor:
+        """Unit vectors (n, E)."""
+
+
+@runtime_checkable
 class Films(Protocol):
     """Draws in steps, and shows them."""
 
@@ -193,6 +211,17 @@ class EmbedsTexts(Protocol):
 
     def pair_loss(self, image: Tensor, text: Tensor) -> Tensor:
         """What training minimises, for vectors (N, E) of N pairs that are compared with each other."""
+
+
+@runtime_checkable
+class EmbedsTokens(Protocol):
+    """Says what a caption means word by word too, so that another model can be told it."""
+
+    def embed_tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors (B, E) as of `embed_text`, tokens (B, L, W), and their mask (B, L) bool, True = real."""
+
+    def truncated(self, captions: Sequence[str]) -> list[bool]:
+        """Which captions are longer than the model reads."""
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from contracts import Request
+from contracts import DrawsEmbeddings, Request
 from evaluation.image_files import decode, resized
 from evaluation.metrics.images import to_uint8
 from evaluation.pictures.animation import save_gif
 from evaluation.pictures.captioned_grid import captioned_grid, to_pil
+from evaluation.pictures.embedding_tasks import edit, interpolate_embeddings, variations
 from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, film, inpaint, interpolate, invert
 from files import read_bytes, replacing, write_text
@@ -34,10 +36,14 @@ from runtime.settings import check_options, known_options
 GRID = 64  # images in grid.png
 MAX_PROMPT_BYTES = 16 * 2**20
 # Task -> the files that it needs, and the methods of the model that it calls.
-NEEDED = {"sample": (), "inpaint": ("image", "mask"), "interpolate": ("images",), "invert": ("image",), "film": ()}
+NEEDED = {
+    "sample": (), "inpaint": ("image", "mask"), "interpolate": ("images",), "invert": ("image",), "film": (), "variations": ("image",),
+    "edit": ("image", "from", "to"),
+}  # fmt: skip
 POSSIBLE = {**NEEDED, "film": ("image",)}  # the files that it can start from
 METHODS = {
     "sample": ("sample",), "film": ("film",), "inpaint": ("inpaint",), "interpolate": ("invert", "draw_from"), "invert": ("invert", "draw_from"),
+    "variations": ("noise_of", "draw_embedded"), "edit": ("noise_of", "draw_embedded"),
 }  # fmt: skip
 
 
@@ -51,7 +57,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         check_sheet(sheet, module, "task=interpolate without images=" if cfg.sheet is None else f"sheet={sheet}")
     elif cfg.task != "sample":
         check_task(cfg.task, module)
-    options, methods = given_options(cfg), METHODS["sample" if sheet is not None else cfg.task]
+    options, methods = given_options(cfg), methods_of("sample" if sheet is not None else cfg.task, module)
     for name, value in options.items():
         check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.", methods)
     from_images = cfg.image is not None or cfg.images is not None
@@ -110,10 +116,15 @@ def draw_task(
 ) -> list[dict[str, Any]]:
     """A task that starts from images: one PNG for each image, and a strip of all, named after the task."""
     built = built_options(options)
-    taken = [{n: v for n, v in built.items() if n in known_options(module, method)} for method in METHODS[cfg.task]]
-    if cfg.task in ("inpaint", "film"):
-        seeds: list[Any] = [cfg.seed + i for i in range(request.n)]
-        drawn = (inpaint if cfg.task == "inpaint" else film)(module, request, seeds, *taken)
+    methods = methods_of(cfg.task, module)
+    taken = [{n: v for n, v in built.items() if n in known_options(module, method)} for method in methods]
+    seeds: list[Any] = [cfg.seed + i for i in range(request.n)]
+    if cfg.task in ("inpaint", "film", "variations"):
+        drawn = {"inpaint": inpaint, "film": film, "variations": variations}[cfg.task](module, request, seeds, *taken)
+    elif "draw_embedded" in methods:
+        seeds = [cfg.seed] * request.n
+        edited = partial(edit, module, request, (cfg["from"], cfg.to))
+        drawn = (edited if cfg.task == "edit" else partial(interpolate_embeddings, module, request))(seeds, *taken)
     else:
         seeds = [None] * request.n
         drawn = (interpolate if cfg.task == "interpolate" else invert)(module, request, *taken)
@@ -130,6 +141,11 @@ def draw_task(
         {"file": name, "prompt": prompt, "seed": seed, **facts, **drawn.facts}
         for name, prompt, seed in zip(names, asked, seeds, strict=True)
     ]
+
+
+def methods_of(task: str, module: Any) -> tuple[str, ...]:
+    """The methods of a model that a task calls."""
+    return METHODS["edit" if task == "interpolate" and isinstance(module, DrawsEmbeddings) else task]
 
 
 def write_png(picture: Image.Image, path: Path, **options: Any) -> None:
@@ -169,15 +185,17 @@ def check(cfg: DictConfig) -> None:
 def check_task_settings(cfg: DictConfig) -> None:
     """Raises ValueError or FileNotFoundError unless a task has the images that it needs, and no others."""
     needed = NEEDED[cfg.task]
-    for name in ("image", "mask", "images"):
+    for name in ("image", "mask", "images", "from", "to"):
         if cfg[name] is not None and name not in POSSIBLE[cfg.task]:
             tasks = " or ".join(f"task={task}" for task, names in POSSIBLE.items() if name in names)
             raise ValueError(f"{name}= goes with {tasks}, and means nothing to task={cfg.task}")
         if cfg[name] is None and name in needed and name != "images":
-            raise ValueError(f"task={cfg.task} needs {name}=FILE")
+            raise ValueError(f"task={cfg.task} needs {name}=" + ('"…", a caption' if name in ("from", "to") else "FILE"))
     if cfg.images is not None and (len(cfg.images) != 2 or cfg.n < 2):
         raise ValueError(f"task=interpolate goes from one image to another: give two images and n of at least 2, "
                          f"not {len(cfg.images)} images and n={cfg.n}")
+    if cfg.task == "edit" and cfg.n < 2:
+        raise ValueError(f"task=edit goes from the image on its way to what it is to show: give n of at least 2, not n={cfg.n}")
     if cfg.weaker is not None and (cfg.sheet is not None or cfg.task not in ("sample", "inpaint", "film")):
         raise ValueError(f"weaker={cfg.weaker} guides task=sample, task=inpaint and task=film, and nothing else")
     if cfg.task != "sample" and cfg.sheet is not None:

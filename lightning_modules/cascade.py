@@ -118,6 +118,8 @@ class Cascade(GenerativeModule):
         found = {}
         for name in self.train_stages:
             stage = self.stages[name]
+            if not isinstance(stage, DiffusionStage):  # without noise levels
+                continue
             log_snr = stage.schedule.log_snr(stage.times.draw(u, stage.schedule))
             found[name] = log_snr, stage.loss(batch, u, name)
         return found
@@ -192,10 +194,34 @@ class Cascade(GenerativeModule):
         """
         names = list(self.stages if stages is None else stages)
         self.check_sampling(names, request, seeds)
-        fields = self.request_fields(request)
+        return self.through(
+            names, self.request_fields(request), seeds, request.images, guidance_scale=guidance_scale, num_steps=num_steps,
+            guidance_interval=guidance_interval, sampler=sampler, threshold=threshold, aug_level=aug_level,
+        )  # fmt: skip
+
+    def through(
+        self,
+        names: Sequence[str],
+        fields: Batch,
+        seeds: Sequence[int],
+        image: Tensor | None = None,
+        *,
+        guidance_scale: float | dict[str, float] | None = None,
+        num_steps: int | dict[str, int] | None = None,
+        aug_level: float | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Images (n, C, S, S) in [-1, 1] by some stages, one after the other.
+
+        Args:
+            names: of stages that draw images.
+            fields: what their conditioners read.
+            image: to start from, where the first of them enlarges one.
+            others: as of `sample`; further ones go to every stage.
+        """
         if not isinstance(guidance_scale, dict):
             guidance_scale = {names[0]: guidance_scale}
-        image = None if request.images is None else request.images.to(self.device)
+        image = None if image is None else image.to(self.device)
         for name in names:
             image = self.stages[name].sample(
                 fields,
@@ -204,14 +230,21 @@ class Cascade(GenerativeModule):
                 device=self.device,
                 lowres=image,
                 guidance_scale=guidance_scale.get(name),
-                guidance_interval=guidance_interval,
                 num_steps=num_steps.get(name) if isinstance(num_steps, dict) else num_steps,
-                sampler=sampler,
-                threshold=threshold,
                 aug_level=aug_level if self.stages[name].lowres is not None else None,
                 weaker=None if self.weaker is None else self.weaker.stages[name],
+                **options,
             )
         return image
+
+    @property
+    def base(self) -> str:
+        """Name of the first stage that draws images, or of the first where none does."""
+        return next((name for name, stage in self.stages.items() if stage.space.image_size is not None), next(iter(self.stages)))
+
+    def drawing_fields(self, request: Request, seeds: Sequence[int]) -> Batch:
+        """What the base stage's conditioners read, as `request_fields`, where some of it is drawn."""
+        return self.request_fields(request)
 
     @torch.no_grad()
     def film(
@@ -223,8 +256,8 @@ class Cascade(GenerativeModule):
         num_steps: int | None = None,
         sampler: Callable[..., Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x_t and x_0_hat (K, n, C, S, S) in [-1, 1] of at most 60 steps of the first stage; both end with its images."""
-        name, stage = next(iter(self.stages.items()))
+        """x_t and x_0_hat (K, n, C, S, S) in [-1, 1] of at most 60 steps of the base stage; both end with its images."""
+        name, stage = self.base, self.stages[self.base]
         self.check_sampling([name], request, seeds)
         steps = num_steps or stage.num_steps
         wanted = {round(i * (steps - 1) / max(1, FILMED - 2)) for i in range(FILMED - 1)} if steps >= FILMED else set(range(steps))
@@ -235,7 +268,7 @@ class Cascade(GenerativeModule):
                 seen[step] = stage.shown(x_t), stage.shown(x_0_hat)
 
         image = stage.sample(
-            self.request_fields(request),
+            self.drawing_fields(request, seeds),
             seeds,
             name,
             device=self.device,
@@ -251,7 +284,7 @@ class Cascade(GenerativeModule):
     @torch.no_grad()
     def noised(self, request: Request, *, seeds: Sequence[int], frames: int) -> Tensor:
         """`images` of a request (frames, n, C, S, S) in [-1, 1], from clean to noise at even times, each with one noise."""
-        name, stage = next(iter(self.stages.items()))
+        name, stage = self.base, self.stages[self.base]
         x_0 = stage.space.encode({"image": request.images.to(self.device)})
         eps = stage.noise(x_0.shape, keyed_generators(seeds, name, "film"), x_0.device) / stage.schedule.sigma(torch.ones(()))
         times = torch.linspace(0, 1, frames)
@@ -298,6 +331,8 @@ def check_stages(stages: dict[str, DiffusionStage], train_stages: Sequence[str] 
         raise ValueError("model.stages is empty: a cascade needs at least a base stage")
     previous = None
     for name, stage in stages.items():
+        if stage.space.image_size is None and previous is not None:
+            raise ValueError(f"stage {name!r} draws no images: it belongs before the stages that do")
         size = None if stage.lowres is None else stage.lowres.size
         if size != previous:
             raise ValueError(f"stage {name!r} starts from lowres.size={size}, but the stage before it gives {previous}")

@@ -115,6 +115,15 @@ class CLIP(Judge):
         """Unit vectors (B, E), float32, of captions; what is beyond the model's length is cut off."""
         return self.net.encode_text(self.tokens(captions))
 
+    @torch.no_grad()
+    def embed_tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors (B, E), and the captions' tokens (B, L, W) with their mask (B, L) bool, True = real."""
+        return self.net.encode_tokens(self.tokens(captions))
+
+    def truncated(self, captions: Sequence[str]) -> list[bool]:
+        """Which captions are longer than the model reads."""
+        return self.tokenizer.truncated(list(captions))
+
     def _warn_of_cut(self, captions: Sequence[str]) -> None:
         if not self._warned and self.global_rank == 0 and any(cut := self.tokenizer.truncated(captions)):
             self._warned = True

@@ -28,9 +28,9 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, hidden), "c_proj": nn.Linear(hidden, width)})
         self.quick_gelu = quick_gelu
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """(B, L, width) -> the same."""
-        x = x + self.attn(self.ln_1(x), causal)
+    def forward(self, x: Tensor, causal: bool, seen: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> the same; `seen` as of `SelfAttention`."""
+        x = x + self.attn(self.ln_1(x), causal, seen)
         hidden = self.mlp["c_fc"](self.ln_2(x))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
         return x + self.mlp["c_proj"](hidden)
@@ -45,12 +45,20 @@ class SelfAttention(nn.Module):
         self.in_proj_weight, self.in_proj_bias = nn.Parameter(torch.empty(3 * width, width)), nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """(B, L, width) -> the same; causal: a place sees itself and what is before it."""
+    def forward(self, x: Tensor, causal: bool, seen: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> the same.
+
+        Args:
+            causal: a place sees itself and what is before it.
+            seen: (B, 1, L, L) bool, which place (third) sees which (last); given, `causal` is not read.
+        """
         batch, length, _ = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, L, width / heads) each
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        if seen is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -75,10 +83,18 @@ class Transformer(nn.Module):
             nn.init.normal_(block.mlp["c_fc"].weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp["c_proj"].weight, std=out_std)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """(B, L, width) -> the same."""
+    def forward(self, x: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+        """(B, L, width) -> the same.
+
+        Args:
+            mask: (B, L) bool, False for places that no other one sees; where `causal`, the first of each row is True.
+        """
+        seen = None
+        if mask is not None:
+            seen = mask[:, None, None, :].expand(-1, 1, x.shape[1], -1)  # (B, 1, L, L)
+            seen = seen.tril() if causal else seen
         for block in self.resblocks:
-            x = block(x, causal)
+            x = block(x, causal, seen)
         return x
 
 
@@ -137,11 +153,22 @@ class TextTransformer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 (B, L), L at most `context_length` -> (B, embed_dim), not normalised."""
+        x, end = self._read(ids)
+        return self.ln_final(x[torch.arange(len(x), device=x.device), end]) @ self.text_projection
+
+    def with_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The caption's vector (B, embed_dim), and its tokens (B, L, width) behind the last norm with their mask (B, L) bool."""
+        x, end = self._read(ids)
+        x = self.ln_final(x)
+        mask = torch.arange(x.shape[1], device=x.device) <= end[:, None]
+        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection, x, mask
+
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the transformer gives (B, L, width) up to the longest caption's end, and where each one ends (B,)."""
         end = ids.argmax(1)
         ids = ids[:, : int(end.max()) + 1]  # nothing looks at what is behind the end
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        x = self.transformer(x, causal=True)
-        return self.ln_final(x[torch.arange(len(x), device=x.device), end]) @ self.text_projection
+        return self.transformer(x, causal=True), end
 
 
 class ContrastiveNet(nn.Module):
@@ -174,6 +201,11 @@ class ContrastiveNet(nn.Module):
     def encode_text(self, ids: Tensor) -> Tensor:
         """Token numbers (B, L) -> unit vectors (B, E), float32."""
         return F.normalize(self.text(ids).float(), dim=-1)
+
+    def encode_tokens(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token numbers (B, L) -> unit vectors (B, E), the captions' tokens (B, L', W) and their mask (B, L') bool, float32."""
+        vector, tokens, mask = self.text.with_tokens(ids)
+        return F.normalize(vector.float(), dim=-1), tokens.float(), mask
 
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -218,18 +218,23 @@ class LowresConditioner(Conditioner):
 class ImageEmbeddingConditioner(Conditioner):
     """An embedding of an image, such as CLIP's, as a vector and as a few tokens.
 
-    Reads `image_embeds` (B, embed_dim). A dropped embedding is a learned one.
+    Reads `image_embeds` (B, embed_dim) and, where given, `image_keep` (B,) bool, False = none. A dropped embedding is a
+    learned one.
 
     Args:
         embed_dim: width of the embedding.
         emb_dim: width of the vector.
         tokens_dim: width of the tokens; None gives none.
         num_tokens: tokens that the embedding is projected to.
+        scale: factor on the embedding; None is sqrt(embed_dim), which brings the numbers of a unit vector to about 1.
     Source: Ramesh et al. 2022 (DALL-E 2), section 2.1
     """
 
-    def __init__(self, embed_dim: int, emb_dim: int, tokens_dim: int | None = None, num_tokens: int = 4) -> None:
+    def __init__(
+        self, embed_dim: int, emb_dim: int, tokens_dim: int | None = None, num_tokens: int = 4, scale: float | None = None
+    ) -> None:
         super().__init__()
+        self.scale = embed_dim**0.5 if scale is None else scale
         self.nothing = nn.Parameter(torch.zeros(embed_dim))
         self.to_vector = nn.Linear(embed_dim, emb_dim)
         self.num_tokens = num_tokens if tokens_dim else 0
@@ -238,15 +243,17 @@ class ImageEmbeddingConditioner(Conditioner):
     def from_batch(self, batch: Batch) -> Value:
         if "image_embeds" not in batch:
             raise ValueError("a model of image embeddings needs one per image: the batch has no image_embeds")
-        return {"embeds": batch["image_embeds"]}
+        value = {"embeds": batch["image_embeds"]}
+        return self.drop(value, batch["image_keep"]) if "image_keep" in batch else value
 
     def drop(self, value: Value, keep: Tensor) -> Value:
         return {"embeds": torch.where(keep[:, None], value["embeds"], self.nothing.to(value["embeds"].dtype))}
 
     def forward(self, value: Value) -> Told:
-        told = {"vector": self.to_vector(value["embeds"])}
+        embeds = self.scale * value["embeds"]
+        told = {"vector": self.to_vector(embeds)}
         if self.to_tokens is not None:
-            tokens = self.to_tokens(value["embeds"]).unflatten(1, (self.num_tokens, -1))  # (B, num_tokens, tokens_dim)
+            tokens = self.to_tokens(embeds).unflatten(1, (self.num_tokens, -1))  # (B, num_tokens, tokens_dim)
             told |= {"tokens": tokens, "token_mask": tokens.new_ones(tokens.shape[:2], dtype=torch.bool)}
         return told
 

@@ -26,8 +26,8 @@ PLACE_WORDS = frozenset(
 # Pretrained models that are fetched by name: what conf/ names itself is known.
 SOURCE_WORDS = frozenset({"model_id", "pretrained"})
 # Further arguments of a class, by its own name: a package may hand it on under a shorter one.
-SOURCES = {"OpenCLIPText": {"name"}, "OpenCLIP": {"model"}, "CLIP": {"model"}, "DINOv2": {"model"}}
-KNOWN_SOURCES = ("text_encoder", "extractor")  # groups of conf/
+SOURCES = {"OpenCLIPText": {"name"}, "OpenCLIP": {"model"}, "CLIP": {"model"}, "OpenCLIPTowers": {"model"}, "DINOv2": {"model"}}
+KNOWN_SOURCES = ("text_encoder", "extractor", "clip")  # groups of conf/
 MOST_REMEMBERED = 2000
 
 
@@ -155,7 +155,7 @@ def _is_trusted(kind: str, value: str, trust: Sequence[str]) -> bool:
 
 @functools.cache
 def known_sources(conf: str) -> dict[str, frozenset[str]]:
-    """Argument -> the names of pretrained models that conf/text_encoder and conf/extractor give it."""
+    """Argument -> the names of pretrained models that conf/text_encoder, conf/extractor and conf/clip give it."""
     found: dict[str, set[str]] = {}
     for group in KNOWN_SOURCES:
         for path in sorted((Path(conf) / group).glob("*.yaml")):

@@ -24,7 +24,7 @@ EXPERIMENTS = sorted(
 )
 CHOICES = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
 # Too large for any test machine: built without memory, on torch's meta device.
-META = {"model=imagen_paper": ["data.root=images"]}
+META = {"model=imagen_paper": ["data.root=images"], "model=dalle2_paper": ["data.root=images"]}
 SMALL = [choice for choice in CHOICES if choice not in META]
 # Nets of more than 50 M parameters: a step takes long on a CPU.
 SLOW = {"experiment=edm_cifar10", "experiment=iddpm_cifar10"}
@@ -58,6 +58,13 @@ def trained_autoencoder(tmp_path: Path) -> str:
     whole = ("data.batch_size=16", "trainer.max_steps=3")  # enough images to know the spread of the latents
     cfg = configuration("model=autoencoder", *TINY, *whole, f"run_dir={run}", f"paths.cache={tmp_path / 'cache'}", "name=tiny")
     train(cfg)
+    return str(run)
+
+
+def trained_clip(tmp_path: Path, *more: str) -> str:
+    """The run of a CLIP after a step, for a model that draws from its embeddings."""
+    run = tmp_path / "clip"
+    train(configuration("model=clip", *TINY, f"run_dir={run}", f"paths.cache={tmp_path / 'cache'}", "name=tiny", *more))
     return str(run)
 
 
@@ -102,6 +109,9 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     if "ckpt" in cfg.get("space", {}):
         trust = [trained_autoencoder(tmp_path)]
         cfg.space.ckpt = trust[0]
+    if "clip" in cfg:
+        trust = [trained_clip(tmp_path)]
+        cfg.clip.ckpt = trust[0]
     metrics = train(cfg)
     assert metrics["step"] == 1 and metrics["images"] == 2
     losses = {k: v for k, v in metrics.items() if k.startswith(("train/loss", "val/loss")) or k.endswith("_loss")}
@@ -165,4 +175,63 @@ def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
         trained = {key for key in metrics if key.startswith("train/loss_")}
         assert trained == {f"train/loss_{n}" for n in (cfg.model.train_stages or cfg.model.stages)}
     module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")))[0]
+    assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)
+
+
+def test_the_autoregressive_prior_takes_the_place_of_the_diffusion_prior(tmp_path: Path) -> None:
+    clip = trained_clip(tmp_path)
+    small = ["prior=autoregressive", "prior.fit_images=80", "prior.components=6", "prior.buckets=8", f"clip.ckpt={clip}"]
+    cfg = configuration("model=dalle2", *TINY, *small, f"paths.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}", "name=x")
+    metrics = train(cfg)
+    assert {"train/loss_prior", "val/loss_prior"} <= set(metrics) and 0 < metrics["train/loss_prior"] < 3
+    module = load_module(tmp_path / "run", trust=[clip])[0]
+    assert module.stages["prior"].fitted and module.priors == {"autoregressive": "prior"}
+    image = module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=1)
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
+
+
+# (stage, parameters of the preset in millions, of the paper); docs/dalle2.md explains the differences.
+UNCLIP = [("prior", 1222, 1000), ("decoder", 3433, 3500), ("upsampler", 588, 700), ("upsampler_2", 208, 300)]
+
+
+def test_the_unclip_preset_has_the_sizes_that_its_page_states() -> None:
+    cfg = configuration("model=dalle2_paper")
+    with torch.device("meta"):
+        module = instantiate(cfg.model)
+    counted = {n: sum(p.numel() for p in stage.parameters()) / 1e6 for n, stage in module.stages.items()}
+    page = (CONF.parent / "docs" / "dalle2.md").read_text()
+    assert list(counted) == [name for name, _, _ in UNCLIP]
+    for name, ours, paper in UNCLIP:
+        assert counted[name] == pytest.approx(ours, abs=0.6)
+        assert f"| `{name}` | {ours} M | {paper} M |" in page
+    assert [s.space.image_size for s in module.stages.values()] == [None, 64, 256, 1024]
+    prior = module.stages["prior"]
+    assert len(prior.net.transformer.resblocks) == 24 and prior.net.stem.out_features == 2048 and prior.num_steps == 64
+    assert prior.space.scale == pytest.approx(17.28) and prior.cond_drop_prob == {"caption": 0.1}
+    assert module.stages["decoder"].cond_drop_prob == {"image": 0.1, "text": 0.5} and module.candidates == 2
+    for name in ("upsampler", "upsampler_2"):
+        stage = module.stages[name]
+        assert not any(type(m).__name__ == "Attention" for m in stage.net.modules()) and list(stage.conditioners) == ["lowres"]
+        assert stage.lowres.crop_size * 4 == stage.space.image_size and stage.lowres.blur_sigma == 0.6
+    group = instantiate(cfg.model.optimizer)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
+    assert (group["lr"], tuple(group["betas"]), group["eps"], group["weight_decay"]) == (1.1e-4, (0.9, 0.96), 1e-6, 6e-2)
+
+
+def test_the_unclip_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
+    """Its switches work together: the same four stages and settings, narrower, on scenes of 64 pixels, with a CLIP trained here."""
+    clip = trained_clip(tmp_path)
+    shrink = [
+        "data=scenes_simple", "data.image_size=64", "clip=scenes", f"clip.ckpt={clip}", f"paths.cache={tmp_path / 'cache'}",
+        *(f"model.stages.{name}.{key}" for name, keys in {
+            "prior": ["net.dim=16", "net.layers=2", "net.heads=2"],
+            "decoder": ["space.image_size=16", "net.dim=16", "net.num_res_blocks=1", "net.attn_resolutions=[8,4]", "net.head_dim=16",
+                        "net.tokens_dim=32", "net.emb_dim=32", "conditioners.text.num_layers=1", "conditioners.text.head_dim=8"],
+            "upsampler": ["space.image_size=32", "lowres.size=16", "lowres.crop_size=16", "net.dim=16", "net.emb_dim=32"],
+            "upsampler_2": ["space.image_size=64", "lowres.size=32", "lowres.crop_size=32", "net.dim=16", "net.emb_dim=32"],
+        }.items() for key in keys),
+    ]  # fmt: skip
+    cfg = compose("train", ["model=dalle2_paper", *shrink, *TINY, f"run_dir={tmp_path / 'all'}", "name=x"])
+    metrics = train(cfg)
+    assert {key for key in metrics if key.startswith("train/loss_")} == {f"train/loss_{name}" for name, _, _ in UNCLIP}
+    module = load_module(next((tmp_path / "all" / "checkpoints").glob("*.ckpt")), trust=[clip])[0]
     assert module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2).shape == (1, 3, 64, 64)

@@ -10,18 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from contracts import Films, Inpaints, Inverts, Request
+from contracts import DrawsEmbeddings, Films, Inpaints, Inverts, Request
 from evaluation.metrics.images import to_uint8
 from evaluation.pictures.captioned_grid import captioned_grid
 from evaluation.pictures.latent_sheets import slerp
 
 FILM_COLUMNS = 10  # moments of a film in its strip
-# Task -> what a model must be able to do, and how to say that it is not.
-ABILITIES: dict[str, tuple[type, str]] = {
+# Task -> what a model must be able to do, and how to say that it is not. Several in a tuple: one of them is enough.
+ABILITIES: dict[str, tuple[Any, str]] = {
     "film": (Films, "this model does not draw in steps from noise to images"),
     "inpaint": (Inpaints, "this model cannot fill holes of an image"),
-    "interpolate": (Inverts, "this model cannot go from an image to its noise"),
+    "interpolate": ((Inverts, DrawsEmbeddings), "this model cannot go from an image to its noise"),
     "invert": (Inverts, "this model cannot go from an image to its noise"),
+    "variations": (DrawsEmbeddings, "this model draws from no embedding of an image; model=dalle2 does"),
+    "edit": (DrawsEmbeddings, "this model draws from no embedding of an image; model=dalle2 does"),
 }
 
 

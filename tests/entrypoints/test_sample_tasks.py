@@ -119,12 +119,89 @@ def test_an_image_goes_to_its_noise_and_back(model: Halver, files, tmp_path: Pat
     assert lines[0]["mean_error_of_255"] <= 1 and "noise_std" in capsys.readouterr().out
 
 
+class Painter(Halver):
+    """Draws its embedding's first two numbers as red and blue, and the noise, which is what the image has beside them, as it is."""
+
+    def embedding_of(self, request: Request) -> torch.Tensor:
+        self.asked.append(("embedding_of", request.n))
+        return torch.nn.functional.normalize((request.images[:, [0, 2], 0, 0] + 1) / 2, dim=1)
+
+    def noise_of(self, z: torch.Tensor, request: Request, *, num_steps: int | None = None) -> torch.Tensor:
+        self.asked.append(("noise_of", request.texts, num_steps))
+        return request.images - self.paint(z)
+
+    def draw_embedded(
+        self, z: torch.Tensor, request: Request, *, seeds: Any, x_T: torch.Tensor | None = None, eta: float | None = None,
+        num_steps: int | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        self.asked.append(("draw_embedded", request.texts, list(seeds), eta, num_steps, x_T is not None))
+        return self.paint(z) + (0 if x_T is None else x_T)
+
+    def paint(self, z: torch.Tensor) -> torch.Tensor:
+        colour = torch.stack([z[:, 0], 0 * z[:, 0], z[:, 1]], 1) / 2
+        return colour[:, :, None, None].expand(-1, -1, SIZE, SIZE)
+
+    def captions_embedded(self, captions: Any) -> torch.Tensor:
+        return torch.tensor([{"red": [1.0, 0.0], "blue": [0.0, 1.0]}[c] for c in captions])
+
+
+@pytest.fixture
+def painter(monkeypatch: pytest.MonkeyPatch, model: Halver) -> Painter:
+    module = Painter()
+    module.asked = []
+    monkeypatch.setattr(sample, "load_module", lambda ckpt, **_: (module, *LOADED))
+    return module
+
+
+LOADED = OmegaConf.create({"data": {"image_size": SIZE, "channels": 3}}), {"path": "fake", "step": 1, "weights": "ema"}
+
+
+def test_variations_are_of_the_embedding_and_with_eta_of_the_noise_too(painter: Painter, files, tmp_path: Path, capsys) -> None:
+    typed = ["ckpt=fake", "task=variations", f"image={files['red']}", "n=2", "seed=4", f"out={tmp_path / 'out'}"]
+    lines = sample.main(typed)
+    assert painter.asked == [("embedding_of", 1), ("draw_embedded", ["", ""], [4, 5], None, None, False)]
+    assert names(tmp_path / "out") == ["00000.png", "00001.png", "samples.jsonl", "variations.png"]
+    assert [line["seed"] for line in lines] == [4, 5] and "psnr_db" not in lines[0]
+    painter.asked.clear()
+    again = sample.main([*typed, "+options.eta=0", "num_steps=3", "prompt=red"])
+    assert painter.asked[1:] == [("noise_of", ["red"], 3), ("draw_embedded", ["red", "red"], [4, 5], 0, 3, True)]
+    assert abs(pixels(tmp_path / "out" / "00001.png").astype(int) - (200, 40, 40)).max() <= 1
+    assert again[0]["psnr_db"] > 45 and "psnr_db" in capsys.readouterr().out
+    assert "psnr_db" not in sample.main([*typed, "+options.eta=0.5"])[0]
+
+
+def test_a_way_through_embeddings_begins_and_ends_with_the_images(painter: Painter, files, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lines = sample.main(["ckpt=fake", "task=interpolate", f"images=[{files['red']},{files['blue']}]", "n=3", "seed=7", f"out={out}"])
+    assert painter.asked[-1] == ("draw_embedded", [""] * 3, [7, 7, 7], None, None, True)
+    assert abs(pixels(out / "00000.png").astype(int) - (200, 40, 40)).max() <= 1
+    assert abs(pixels(out / "00002.png").astype(int) - (40, 40, 200)).max() <= 1
+    assert lines[0]["first_psnr_db"] > 45 and lines[0]["last_psnr_db"] > 45 and lines[0]["task"] == "interpolate"
+
+
+def test_an_edit_goes_towards_what_its_words_differ_in(painter: Painter, files, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lines = sample.main(["ckpt=fake", "task=edit", f"image={files['red']}", "n=3", "from=red", "to=blue", "seed=7", f"out={out}"])
+    drawn = [pixels(out / f"{i:05d}.png")[0, 0].astype(int) for i in range(3)]
+    assert abs(drawn[0] - (200, 40, 40)).max() <= 1 and lines[0]["first_psnr_db"] > 45
+    assert drawn[0][2] < drawn[1][2] < drawn[2][2] and drawn[0][0] > drawn[1][0] > drawn[2][0], "bluer and less red"
+    assert [line["seed"] for line in lines] == [7] * 3 and names(out)[-2:] == ["edit.png", "samples.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("task=inpaint image={red}", "task=inpaint needs mask=FILE"),
         ("task=invert", "task=invert needs image=FILE"),
-        ("image={red}", "image= goes with task=inpaint or task=invert or task=film, and means nothing to task=sample"),
+        ("image={red}", "image= goes with task=inpaint or task=invert or task=film or task=variations or task=edit, and means nothing to task=sample"),
+        ("task=variations", "task=variations needs image=FILE"),
+        ("task=edit image={red} to=x n=2", 'task=edit needs from="…", a caption'),
+        ("task=edit image={red} from=x n=2", 'task=edit needs to="…", a caption'),
+        ("task=edit image={red} from=x to=y", "task=edit goes from the image on its way to what it is to show: give n of at least 2, not n=1"),
+        ("task=edit image={red} from=x to=y n=2", "task=edit: this model draws from no embedding of an image; model=dalle2 does"),
+        ("task=variations image={red}", "task=variations: this model draws from no embedding of an image; model=dalle2 does"),
+        ("from=x", "from= goes with task=edit, and means nothing to task=sample"),
+        ("task=invert image={red} to=x", "to= goes with task=edit, and means nothing to task=invert"),
         ("task=invert image={red} mask={mask}", "mask= goes with task=inpaint"),
         ("task=interpolate images=[{red}] n=8", "give two images and n of at least 2, not 1 images and n=8"),
         ("task=interpolate images=[{red},{blue}]", "n of at least 2, not 2 images and n=1"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contracts import Batch, Request
 from lightning_modules.cascade import Cascade
-from lightning_modules.spaces import Pixels
+from lightning_modules.spaces import Embeddings, Pixels
 from lightning_modules.stage import DiffusionStage
 from lightning_modules.super_resolution import LowResolution
 from networks.conditioners import AugmentConditioner, Conditioner, LabelConditioner, TextConditioner
@@ -227,6 +227,15 @@ def test_a_cascade_begins_at_a_base_and_each_stage_at_the_one_below() -> None:
         assembled(train_stages=[])
     with pytest.raises(ValueError, match="train_stages: there is no stage 'sr', only small, middle, large"):
         assembled(train_stages=["small", "sr"])
+
+
+def test_what_draws_no_images_comes_before_what_does() -> None:
+    prior = Stage(8)
+    prior.space = Embeddings(4)
+    module = Cascade({"prior": prior, "base": Stage(8), "up": Stage(16, 8)})
+    assert module.base == "base" and Cascade({"prior": prior}).base == "prior"
+    with pytest.raises(ValueError, match="stage 'prior' draws no images: it belongs before the stages that do"):
+        Cascade({"base": Stage(8), "prior": prior})
 
 
 def test_settings_are_by_stage_where_there_are_several() -> None:

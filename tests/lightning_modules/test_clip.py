@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from contracts import EmbedsImages, EmbedsTexts, Request
+from contracts import EmbedsImages, EmbedsTexts, EmbedsTokens, Request
 from lightning_modules.clip import CLIP
 from networks.clip import ContrastiveNet, TextTransformer, VisionTransformer
 from objectives.contrastive import clip_loss, siglip_loss
@@ -165,6 +165,15 @@ def test_a_residual_network_serves_as_image_tower(tmp_path: Path) -> None:
     module, _, _ = load_module(str(tmp_path / "run"))
     assert type(module.net.visual).__name__ == "ResNetTower"
     assert module.embed_image(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+
+
+def test_a_caption_is_told_word_by_word_too_and_what_is_cut_is_known() -> None:
+    module, captions = make(), ["a red circle", "a", "x " * 100]
+    vector, tokens, mask = module.embed_tokens(captions)
+    torch.testing.assert_close(vector, module.embed_text(captions))
+    lengths = [min(len(module.tokenizer.tokens(c)), module.tokenizer.context_length) for c in captions]
+    assert mask.sum(1).tolist() == lengths and tokens.shape[:2] == mask.shape and not tokens.requires_grad
+    assert module.truncated(captions) == [False, False, True] and isinstance(module, EmbedsTokens)
 
 
 def test_accumulated_batches_are_refused(tmp_path: Path) -> None:

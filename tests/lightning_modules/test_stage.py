@@ -461,7 +461,7 @@ def test_guidance_drops_every_condition_that_can_be_dropped() -> None:
     label, clip, text, level, augment = stage.conditioners.values()
     _, uncond = seen["vector"].chunk(2)
     empty = text(text.drop({"text": batch["text_embeds"], "mask": batch["text_mask"]}, torch.zeros(3, dtype=torch.bool)))
-    nothing = label.table.weight[5] + clip.to_vector(clip.nothing) + empty["vector"] + level.level(torch.zeros(3))
+    nothing = label.table.weight[5] + clip.to_vector(3**0.5 * clip.nothing) + empty["vector"] + level.level(torch.zeros(3))
     torch.testing.assert_close(uncond, nothing + augment.to_vector(batch["augment"]))
     torch.testing.assert_close(seen["token_mask"][3:, 2:], empty["token_mask"])
     assert torch.equal(*seen["channels"].chunk(2))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.schedules import CosineSchedule
 from lightning_modules.spaces import enlarge, reduce
-from lightning_modules.super_resolution import LowResolution
+from lightning_modules.super_resolution import LowResolution, blur
 
 
 def noise_in(x_t: Tensor, x_0: Tensor, level: Tensor) -> Tensor:
@@ -129,3 +129,30 @@ def test_crops_are_noised_after_they_are_cut() -> None:
     far = fields["aug_level"] > 0.1
     eps = noise_in(fields["lowres"], enlarged, fields["aug_level"])[far]
     assert abs(eps.var() - 1) < 0.2 and abs(eps.mean()) < 0.15
+
+
+def test_a_blur_is_a_gaussian_of_nine_pixels_that_keeps_a_flat_picture() -> None:
+    spot = torch.zeros(1, 2, 7, 7, dtype=torch.float64)
+    spot[0, 1, 3, 3] = 1
+    found = blur(spot, 0.6)
+    offsets = torch.arange(-1, 2, dtype=torch.float64)
+    gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 0.6**2))
+    torch.testing.assert_close(found[0, 1, 2:5, 2:5], gaussian / gaussian.sum())
+    assert found[0, 1].sum() == pytest.approx(1) and not found[0, 0].any() and found[0, 1].count_nonzero() == 9
+    torch.testing.assert_close(blur(torch.full((1, 2, 4, 4), 0.7), 2.0), torch.full((1, 2, 4, 4), 0.7))
+
+
+def test_half_of_the_low_resolution_images_are_blurred_in_training_by_their_seeds_and_none_in_sampling() -> None:
+    image, seeds = images(size=16), torch.arange(200)
+    sharp, soft = (LowResolution(4, max_aug_level=0.0, blur_sigma=s) for s in (0.0, 0.6))
+    plain = sharp.for_training({"image": image}, image, seeds, "up")[1]["lowres"]
+    x_0, fields = soft.for_training({"image": image}, image, seeds, "up")
+    blurred = enlarge(blur(reduce(image, 4), 0.6), 16)
+    chosen = (fields["lowres"] - plain).flatten(1).abs().amax(1) > 1e-3
+    assert torch.equal(x_0, image) and 0.4 < chosen.float().mean() < 0.6
+    torch.testing.assert_close(fields["lowres"][~chosen], plain[~chosen])
+    torch.testing.assert_close(fields["lowres"][chosen], blurred[chosen], rtol=0, atol=1e-3)  # level 0 is not quite without noise
+    part = soft.for_training({"image": image[5:9]}, image[5:9], seeds[5:9], "up")[1]["lowres"]
+    assert torch.equal(part, fields["lowres"][5:9])
+    drawn = [m.for_sampling(images(3, 4), 16, [torch.Generator().manual_seed(s) for s in range(3)])["lowres"] for m in (sharp, soft)]
+    assert torch.equal(*drawn)

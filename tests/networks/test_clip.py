@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP
+from torch.nn import functional as F
 
-from networks.clip import OPENAI_MEAN, OPENAI_STD, ContrastiveNet, from_open_clip, load_open_clip
+from networks.clip import OPENAI_MEAN, OPENAI_STD, ContrastiveNet, Transformer, from_open_clip, load_open_clip
 
 TEXT = {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 2}
 VIT = {"embed_dim": 16, "vision_cfg": {"image_size": 16, "layers": 2, "width": 128, "patch_size": 4, "mlp_ratio": 2.0}, "text_cfg": TEXT}
@@ -92,3 +93,36 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
     for vision, line in (({"patch_size": 5}, "image_size=16 is not a multiple of patch_size=5"), ({"width": 100, "head_width": 30}, "width=100 is not a multiple of heads=3")):  # fmt: skip
         with pytest.raises(ValueError, match=line):
             from_open_clip({**VIT, "vision_cfg": {**VIT["vision_cfg"], **vision}})
+
+
+def test_tokens_of_captions_are_those_behind_the_last_norm_and_their_end_is_the_vector() -> None:
+    torch.manual_seed(0)
+    net = from_open_clip(VIT).eval()
+    ids = torch.zeros(3, 9, dtype=torch.int64)
+    for row, length in zip(ids, (2, 7, 4)):
+        row[:length] = torch.randint(1, net.text.vocab_size - 1, (length,))
+        row[length - 1] = net.text.vocab_size - 1
+    vector, tokens, mask = net.encode_tokens(ids)
+    torch.testing.assert_close(vector, net.encode_text(ids))
+    assert mask.sum(1).tolist() == [2, 7, 4] and tokens.shape[:2] == mask.shape == (3, 7) and mask[:, 0].all()
+    for row, end in zip(range(3), (1, 6, 3)):
+        torch.testing.assert_close(F.normalize(tokens[row, end] @ net.text.text_projection, dim=0), vector[row])
+    alone = net.encode_tokens(ids[:1])
+    torch.testing.assert_close(alone[1][0], tokens[0, :2])
+    hidden = net.text.transformer(net.text.token_embedding(ids[1:2, :7]) + net.text.positional_embedding[:7], causal=True)
+    torch.testing.assert_close(tokens[1:2], net.text.ln_final(hidden))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_mask_hides_places_and_an_open_one_changes_nothing(causal: bool) -> None:
+    torch.manual_seed(0)
+    net = Transformer(8, 2, 2).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    every = torch.ones(2, 5, dtype=torch.bool)
+    torch.testing.assert_close(net(x, causal, every), net(x, causal))
+    mask = torch.tensor([[True, True, False, True, True], [True] * 5])
+    other = x.clone()
+    other[0, 2, 0] += 3
+    seen = [0, 1, 3, 4]
+    torch.testing.assert_close(net(other, causal, mask)[:, seen], net(x, causal, mask)[:, seen])
+    torch.testing.assert_close(net(x, causal, mask)[0, seen], net(x[:1, seen], causal)[0])

@@ -165,11 +165,14 @@ def test_an_image_embedding_is_a_vector_and_tokens_and_a_learned_one_in_its_abse
     embeds = torch.randn(3, 5, dtype=torch.float64)
     value = net.from_batch({"image_embeds": embeds})
     told = net(value)
-    torch.testing.assert_close(told["vector"], net.to_vector(embeds))
-    torch.testing.assert_close(told["tokens"], net.to_tokens(embeds).view(3, 3, 8))
+    torch.testing.assert_close(told["vector"], net.to_vector(5**0.5 * embeds))
+    torch.testing.assert_close(told["tokens"], net.to_tokens(5**0.5 * embeds).view(3, 3, 8))
+    plain = ImageEmbeddingConditioner(5, 6, scale=1.0).double()
+    torch.testing.assert_close(plain({"embeds": embeds})["vector"], plain.to_vector(embeds))
     assert told["token_mask"].all() and told["token_mask"].shape == (3, 3) and told["token_mask"].dtype == torch.bool
     dropped = net.drop(value, KEEP)["embeds"]
     assert torch.equal(dropped[KEEP], embeds[KEEP]) and torch.equal(dropped[1], net.nothing)
+    assert torch.equal(net.from_batch({"image_embeds": embeds, "image_keep": KEEP})["embeds"], dropped)
     assert list(ImageEmbeddingConditioner(5, 6)({"embeds": embeds.float()})) == ["vector"]
     with pytest.raises(ValueError, match="the batch has no image_embeds"):
         net.from_batch({"image": embeds})

@@ -227,9 +227,10 @@ evaluation.metrics.kernel_distance.CMMD evaluation.metrics.kernel_distance.Kerne
 evaluation.metrics.likelihood.Likelihood evaluation.metrics.memorisation.Memorisation
 evaluation.metrics.modes.ModeCoverage evaluation.metrics.precision_recall.PRDC evaluation.metrics.reconstruction.Lpips
 evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasserstein.SlicedWasserstein
-evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
+evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder lightning_modules.autoregressive_prior.AutoregressivePrior
 lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
-lightning_modules.clip.CLIP lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN
+lightning_modules.clip.CLIP lightning_modules.dalle2.DallE2 lightning_modules.diffusion.Diffusion
+lightning_modules.frozen_clip.FrozenCLIP lightning_modules.gan.GAN
 lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
 lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
 lightning_modules.super_resolution.LowResolution lightning_modules.vae.VAE networks.attention.Attention
@@ -247,7 +248,7 @@ networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.
 networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
 networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
-networks.gan_residual.UpBlock networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.gan_residual.UpBlock networks.open_clip_towers.OpenCLIPTowers networks.prior.CaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
 networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
@@ -297,7 +298,7 @@ def test_nothing_can_be_reached_through_other_packages() -> None:
 
 
 def nodes_of_conf() -> list[Path]:
-    groups = "model data callbacks logger text_encoder codec likelihood players sampler schedule experiment trainer extractor evaluator"
+    groups = "model data callbacks logger text_encoder clip prior codec likelihood players sampler schedule experiment trainer extractor evaluator"
     return [path for group in groups.split() for path in sorted((CONF / group).rglob("*.yaml"))]
 
 
