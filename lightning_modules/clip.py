@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.base import Judge
+from lightning_modules.base import Judge, matrices_and_rest
 from networks.clip import ContrastiveNet
 from networks.text.bpe import BPETokenizer
 from objectives.contrastive import clip_loss, siglip_loss
@@ -117,12 +117,7 @@ class CLIP(Judge):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Matrices, and apart from them what neither decays nor is orthogonalised: gains, biases, tables, the temperature."""
-        tables = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        plain = [p for name, p in named if p.ndim < 2 or id(p) in tables or name.endswith("positional_embedding")]
-        chosen = {id(p) for p in plain}
-        matrices = [p for _, p in named if id(p) not in chosen]
-        return [{"params": matrices}, {"params": plain, "weight_decay": 0.0, "min_side": math.inf}]
+        return matrices_and_rest(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -230,11 +230,13 @@ evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasse
 evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder
 lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
 lightning_modules.clip.CLIP lightning_modules.diffusion.Diffusion lightning_modules.gan.GAN
+lightning_modules.glide.Glide
 lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
 lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
 lightning_modules.super_resolution.LowResolution lightning_modules.vae.VAE networks.attention.Attention
 networks.attention.TransformerBlock networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder
-networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier
+networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.caption_conditioner.CaptionConditioner
+networks.classifier.ConvClassifier
 networks.classifier.ResidualBlock networks.clip.Block networks.clip.ContrastiveNet networks.clip.SelfAttention
 networks.clip.TextTransformer networks.clip.Transformer networks.clip.VisionTransformer
 networks.clip_resnet.AttentionPool networks.clip_resnet.Bottleneck networks.clip_resnet.ResNetTower
