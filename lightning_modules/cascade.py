@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from contracts import Batch, Request, label_tensor
 from rng.keyed import keyed_generators, keyed_rand
 from lightning_modules.base import GenerativeModule
+from lightning_modules.clip_guidance import ClipGuidance
+from lightning_modules.inpainting import Inpainting
 from lightning_modules.stage import DiffusionStage
 
 FILMED = 60  # steps of a film, at most
 
 
-class Cascade(GenerativeModule):
+class Cascade(Inpainting, ClipGuidance, GenerativeModule):
     """Diffusion stages that train independently of each other and are sampled in order.
 
     Each stage has its own loss and gradient clip, and all its noise is keyed by the samples' seeds and its name, so that
@@ -44,6 +46,7 @@ class Cascade(GenerativeModule):
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.train_stages)
         self._weaker: list[Cascade] = []  # a list keeps it out of the module tree
+        self._clip = []
 
     @property
     def weaker(self) -> Cascade | None:
@@ -175,6 +178,7 @@ class Cascade(GenerativeModule):
         sampler: Callable[..., Tensor] | None = None,
         threshold: str | None = None,
         aug_level: float | None = None,
+        clip_scale: float | None = None,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1]; an image depends on its part of the request and on its seed only.
 
@@ -186,6 +190,7 @@ class Cascade(GenerativeModule):
             guidance_scale: a number for the first of ``stages``, whose picture the others enlarge, or stage name -> number.
             guidance_interval: [low, high] of the log-SNR at which the stages are guided.
             num_steps: a number for every stage, or stage name -> number. None leaves a stage as configured.
+            clip_scale: factor on the gradient of the CLIP of `guide_by_clip`; None is 1.
 
         Raises:
             ValueError: for an untrained stage, seeds that do not match the request, missing images.
@@ -210,6 +215,7 @@ class Cascade(GenerativeModule):
                 threshold=threshold,
                 aug_level=aug_level if self.stages[name].lowres is not None else None,
                 weaker=None if self.weaker is None else self.weaker.stages[name],
+                **self.clip_options(request, self.stages[name], clip_scale),
             )
         return image
 
@@ -260,9 +266,10 @@ class Cascade(GenerativeModule):
     def sampling_settings(self) -> dict[str, Any]:
         """How each stage samples where no option is given."""
         found = {name: stage.settings(guided=self.weaker is not None) for name, stage in self.stages.items()}
+        clip = {"clip_scale": 1.0} if self._clip else {}
         if len(found) == 1:
-            return next(iter(found.values()))
-        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()}
+            return next(iter(found.values())) | clip
+        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()} | clip
 
     def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
         """Why these stages (None: all) cannot be sampled; None if they can."""

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.process import add_noise, expand
+from diffusion.schedules import NoiseSchedule
 from lightning_modules.base import Judge, matrices_and_rest
 from networks.clip import ContrastiveNet
 from networks.text.bpe import BPETokenizer
 from objectives.contrastive import clip_loss, siglip_loss
 from objectives.processes import gather_over_processes
 from rng.hashing import stable_hash
+from rng.keyed import keyed_rand, keyed_randn
 
 LOSSES = ("infonce", "siglip")
+CLEAN = 0.1  # share of the images that stay clean where the others are noised
 
 
 class CLIP(Judge):
@@ -28,6 +32,8 @@ class CLIP(Judge):
         image_size, channels: of the data; kept for those who use the model to judge.
         loss: `infonce` (CLIP) or `siglip`, for which the net has a bias.
         max_logit_scale: the inverse temperature is kept at or below it.
+        noise: the levels at which training images are noised, so that it can guide a diffusion model; a tenth stays
+            clean. None trains on clean images alone. Judging is of clean images in both cases.
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
     Raises: ValueError for a loss or tokenizer that does not fit the net.
     Source: Radford et al. 2021; Zhai et al. 2023 (SigLIP)
@@ -42,6 +48,7 @@ class CLIP(Judge):
         channels: int = 3,
         loss: str = "infonce",
         max_logit_scale: float = 100.0,
+        noise: NoiseSchedule | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,8 +58,10 @@ class CLIP(Judge):
             raise ValueError(f"model.loss={loss}: model.net.init_logit_bias is for siglip, null for infonce")
         if max_logit_scale <= 1:
             raise ValueError(f"model.max_logit_scale={max_logit_scale}: above 1")
+        if (noise is None) == (getattr(net.visual, "level", None) is not None):
+            raise ValueError("model.noise and model.net.visual.noise_levels=true go together, as in experiment=clip_noised")
         self.net, self.image_size, self.channels = net, image_size, channels
-        self.loss_name, self.max_logit_scale = loss, max_logit_scale
+        self.loss_name, self.max_logit_scale, self.noise = loss, max_logit_scale, noise
         self.tokenizer = BPETokenizer(net.text.vocab_size, net.text.context_length)
         self._warned = False
 
@@ -65,7 +74,8 @@ class CLIP(Judge):
             raise ValueError("CLIP learns from captions: choose data with captions, as data=scenes or data=captions")
         captions = list(batch["caption"])
         self._warn_of_cut(captions)
-        image = gather_over_processes(self.net.encode_image(self._checked(batch["image"])))
+        read = (self._checked(batch["image"]),) if self.noise is None else self.noised(self._checked(batch["image"]), batch["seed"])
+        image = gather_over_processes(self.net.encode_image(*read))
         text = gather_over_processes(self.net.encode_text(self.tokens(captions)))
         key = torch.tensor([stable_hash(caption) for caption in captions], device=image.device)
         key = gather_over_processes(key)
@@ -86,6 +96,17 @@ class CLIP(Judge):
         """Cosines of images with their own captions; a loss would depend on the batch. callbacks.retrieval has more."""
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["caption"])
         return {"cosine": (image * text).sum(1).mean()}
+
+    def noised(self, image: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, S, S) noised to keyed levels, scaled to alpha² + sigma² = 1, and their log-SNR (B,)."""
+        t = ((keyed_rand(seeds, "clip", "t", device=image.device) - CLEAN) / (1 - CLEAN)).clamp(min=0)
+        x_t = add_noise(image, keyed_randn(seeds, image.shape[1:], "clip", "eps", device=image.device), t, self.noise)
+        spread = (self.noise.alpha(t) ** 2 + self.noise.sigma(t) ** 2).sqrt()
+        return x_t / expand(spread, x_t), self.noise.log_snr(t)
+
+    def score_noised(self, x: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+        """exp(s) f(x) . g (B,), with a gradient in x (B, C, S, S) of alpha² + sigma² = 1; text (B, E) of `embed_text`."""
+        return self.net.logit_scale.exp() * (self.net.encode_image(self._checked(x), log_snr) * text).sum(1)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """Token numbers (B, L) on the module's device."""

