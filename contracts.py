@@ -195,6 +195,29 @@ class GuidedByWeaker(Protocol):
 
 
 @runtime_checkable
+class GuidedByCLIP(Protocol):
+    """Follows the gradient of a noise-aware CLIP's score on its way from noise to images."""
+
+    def guide_by_clip(self, other: Any) -> None:
+        """Draw from now on guided by this CLIP. Raises ValueError if the two do not go together."""
+
+
+@runtime_checkable
+class ScoresNoised(Protocol):
+    """Says how well noised images fit captions: a CLIP, if `noise` is not None."""
+
+    image_size: int
+    channels: int
+    noise: Any  # the noise levels of its training; None: it has seen clean images alone
+
+    def score_noised(self, x: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+        """(B,), with a gradient, for x (B, C, S, S) of alpha² + sigma² = 1 and vectors (B, E) of `embed_text`."""
+
+    def embed_text(self, captions: Sequence[str]) -> Tensor:
+        """(B, E) of unit length."""
+
+
+@runtime_checkable
 class EmbedsImages(Protocol):
     """Says what is in an image as a vector, for instance CLIP."""
 

@@ -26,7 +26,7 @@ from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, film, inpaint, interpolate, invert
 from files import read_bytes, replacing, write_text
 from runtime import settings
-from runtime.checkpoint import guide_by_weaker, load_module
+from runtime.checkpoint import guide_by_clip, guide_by_weaker, load_module
 from runtime.cli import launch
 from runtime.config import compose
 from runtime.options import SHORT, built_options, given_options, shown_options
@@ -68,8 +68,11 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
+    guides: dict[str, str] = {}
     if cfg.weaker is not None:
-        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
+        guides["weaker"] = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))["sha256"]
+    if cfg.guide_clip is not None:
+        guides["guide_clip"] = guide_by_clip(module, cfg.guide_clip, ema=cfg.ema, trust=trusted(cfg.trust))["sha256"]
     what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
@@ -80,9 +83,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         print(out / f"{sheet}.png")
         return []
     draw = draw_samples if cfg.task == "sample" else draw_task
-    lines = draw(cfg, module, request, options, out)
-    if cfg.weaker is not None:
-        lines = [line | {"weaker": worse["sha256"]} for line in lines]
+    lines = [line | guides for line in draw(cfg, module, request, options, out)]
     write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
@@ -198,6 +199,8 @@ def check_task_settings(cfg: DictConfig) -> None:
         raise ValueError(f"task=edit goes from the image on its way to what it is to show: give n of at least 2, not n={cfg.n}")
     if cfg.weaker is not None and (cfg.sheet is not None or cfg.task not in ("sample", "inpaint", "film")):
         raise ValueError(f"weaker={cfg.weaker} guides task=sample, task=inpaint and task=film, and nothing else")
+    if cfg.guide_clip is not None and (cfg.sheet is not None or cfg.task not in ("sample", "inpaint")):
+        raise ValueError(f"guide_clip={cfg.guide_clip} guides task=sample and task=inpaint, and nothing else")
     if cfg.task != "sample" and cfg.sheet is not None:
         raise ValueError(f"sheet={cfg.sheet} goes with task=sample")
     if cfg.task != "sample" and cfg.prompts is not None:

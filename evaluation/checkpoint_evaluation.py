@@ -24,7 +24,7 @@ from evaluation.report import FinishedEvaluation
 from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
 from runtime.build import DATA, instantiate, instantiate_untrusted
-from runtime.checkpoint import guide_by_weaker, load_module
+from runtime.checkpoint import guide_by_clip, guide_by_weaker, load_module
 from runtime.config import REPO, compose_data
 from runtime.options import given_options, plain, shown_options
 from runtime.places import check_folder, trusted
@@ -54,9 +54,7 @@ def evaluate_checkpoint(
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
-    worse = None
-    if cfg.weaker is not None:
-        worse = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))
+    guides = guided_by(cfg, module)
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
     asked = likelihood_options(module, cfg)
@@ -69,7 +67,7 @@ def evaluate_checkpoint(
         "data": data.fingerprint(),
         "seed": cfg.seed,
         "precision": precision(str(cfg.precision), config, device),
-        **({} if worse is None else {"weaker": worse["sha256"]}),
+        **{name: found["sha256"] for name, found in guides.items()},
     }
     check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run
     sampler = SampleDrawer(cfg, module, fixed, out, device, ranks)
@@ -95,8 +93,17 @@ def evaluate_checkpoint(
     median, least = sec_per_image(timing)
     cost = costs[0] | {"sec_per_image": median, "sec_per_image_min": least}
     place = device_name(device, ranks)
-    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost, worse)
+    what = describe(cfg, overrides, ckpt, name, module, config, info, data, place, fixed["precision"], cost, guides)
     return write_result(out, what, splits, sweeps)
+
+
+GUIDES = {"weaker": (guide_by_weaker, "guided by"), "guide_clip": (guide_by_clip, "guided by the CLIP")}
+
+
+def guided_by(cfg: DictConfig, module: Any) -> dict[str, dict[str, Any]]:
+    """Lets the models that the settings name guide this one; setting -> what is known of each."""
+    given = {name: guide for name, (guide, _) in GUIDES.items() if cfg[name] is not None}
+    return {name: guide(module, cfg[name], ema=cfg.ema, trust=trusted(cfg.trust)) for name, guide in given.items()}
 
 
 def default_splits(data: Any) -> Sequence[str]:
@@ -206,17 +213,16 @@ def describe(
     place: str,
     computed_in: str,
     cost: dict[str, Any],
-    worse: dict[str, Any] | None = None,
+    guides: dict[str, dict[str, Any]],
 ) -> Subject:
     """Everything in metrics.json and on the cards that is not a measurement."""
     choices = config.get("choices") or {}
     family, source = choices.get("model") or type(module).__name__, choices.get("data") or type(data).__name__
     given = shown_options(given_options(cfg))
     settings = shown_options(module.sampling_settings()) | given
-    guide = {}
-    if worse is not None:
-        settings["weaker"] = worse["sha256"]
-        guide["guided by"] = f"{cfg.weaker} (sha256 {worse['sha256'][:12]}), {worse['weights']} after {worse['step']:,} steps"
+    settings |= {name: found["sha256"] for name, found in guides.items()}
+    guide = {GUIDES[name][1]: f"{cfg[name]} (sha256 {found['sha256'][:12]}), {found['weights']} after {found['step']:,} steps"
+             for name, found in guides.items()}  # fmt: skip
     parameters = sum(p.numel() for p in module.parameters())
     info = info | {"path": shortest(Path(info["path"]))}
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

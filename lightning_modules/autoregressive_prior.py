@@ -57,7 +57,7 @@ class AutoregressivePrior(nn.Module):
         self.guidance_scale, self.cond_drop_prob, self.batch_share = guidance_scale, cond_drop_prob, batch_share
         self.conditioners = nn.ModuleDict(conditioners)
         self.dot_table, self.table = nn.Embedding(buckets, dim), nn.Embedding(buckets, dim)
-        self.position = nn.Parameter(0.02 * torch.randn(components, dim))
+        self.positional_embedding = nn.Parameter(0.02 * torch.randn(components, dim))
         self.transformer, self.norm, self.head = Transformer(dim, layers, heads), nn.LayerNorm(dim), nn.Linear(dim, buckets)
         for layer in (self.dot_table, self.table, self.head):  # at first every bucket is about as likely
             nn.init.normal_(layer.weight, std=0.02)
@@ -121,7 +121,7 @@ class AutoregressivePrior(nn.Module):
             dot: (B,), bucket numbers of the dot products.
             known: (B, k), bucket numbers of the first k components.
         """
-        own = torch.cat([self.dot_table(dot)[:, None], self.table(known)], 1) + self.position[: known.shape[1] + 1]
+        own = torch.cat([self.dot_table(dot)[:, None], self.table(known)], 1) + self.positional_embedding[: known.shape[1] + 1]
         mask = torch.cat([told["token_mask"], told["token_mask"].new_ones(own.shape[:2])], 1)
         x = self.transformer(torch.cat([told["tokens"].to(own.dtype), own], 1), causal=True, mask=mask)
         return self.head(self.norm(x[:, -own.shape[1] :])).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -191,6 +192,19 @@ def check_optimizer(optimizer: Callable[..., torch.optim.Optimizer] | None) -> N
         optimizer([nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError, IndexError, RuntimeError) as error:  # each optimiser has its own way to refuse
         raise ValueError(f"model.optimizer: {str(error).splitlines()[0]}") from None
+
+
+def matrices_and_rest(module: nn.Module) -> list[dict[str, Any]]:
+    """Two groups for an optimiser: matrices, and what neither decays nor is orthogonalised (gains, biases, tables of vectors).
+
+    Tables are what `nn.Embedding` holds, and parameters whose names end in `_embedding`.
+    """
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    plain = [p for name, p in named if p.ndim < 2 or id(p) in tables or name.endswith("_embedding")]
+    chosen = {id(p) for p in plain}
+    matrices = [p for _, p in named if id(p) not in chosen]
+    return [{"params": matrices}, {"params": plain, "weight_decay": 0.0, "min_side": math.inf}]
 
 
 def seed_everything(*key: int) -> None:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from contracts import Batch, Request, label_tensor
 from rng.keyed import keyed_generators, keyed_rand
 from lightning_modules.base import GenerativeModule
+from lightning_modules.clip_guidance import ClipGuidance
+from lightning_modules.inpainting import Inpainting
 from lightning_modules.stage import DiffusionStage
 
 FILMED = 60  # steps of a film, at most
 
 
-class Cascade(GenerativeModule):
+class Cascade(Inpainting, ClipGuidance, GenerativeModule):
     """Diffusion stages that train independently of each other and are sampled in order.
 
     Each stage has its own loss and gradient clip, and all its noise is keyed by the samples' seeds and its name, so that
@@ -44,6 +46,7 @@ class Cascade(GenerativeModule):
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.train_stages)
         self._weaker: list[Cascade] = []  # a list keeps it out of the module tree
+        self._clip = []
 
     @property
     def weaker(self) -> Cascade | None:
@@ -177,6 +180,7 @@ class Cascade(GenerativeModule):
         sampler: Callable[..., Tensor] | None = None,
         threshold: str | None = None,
         aug_level: float | None = None,
+        clip_scale: float | None = None,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1]; an image depends on its part of the request and on its seed only.
 
@@ -188,6 +192,7 @@ class Cascade(GenerativeModule):
             guidance_scale: a number for the first of ``stages``, whose picture the others enlarge, or stage name -> number.
             guidance_interval: [low, high] of the log-SNR at which the stages are guided.
             num_steps: a number for every stage, or stage name -> number. None leaves a stage as configured.
+            clip_scale: factor on the gradient of the CLIP of `guide_by_clip`; None is 1.
 
         Raises:
             ValueError: for an untrained stage, seeds that do not match the request, missing images.
@@ -197,6 +202,7 @@ class Cascade(GenerativeModule):
         return self.through(
             names, self.request_fields(request), seeds, request.images, guidance_scale=guidance_scale, num_steps=num_steps,
             guidance_interval=guidance_interval, sampler=sampler, threshold=threshold, aug_level=aug_level,
+            captions=request.texts, clip_scale=clip_scale,
         )  # fmt: skip
 
     def through(
@@ -209,6 +215,8 @@ class Cascade(GenerativeModule):
         guidance_scale: float | dict[str, float] | None = None,
         num_steps: int | dict[str, int] | None = None,
         aug_level: float | None = None,
+        captions: Sequence[str] | None = None,
+        clip_scale: float | None = None,
         **options: Any,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1] by some stages, one after the other.
@@ -217,6 +225,7 @@ class Cascade(GenerativeModule):
             names: of stages that draw images.
             fields: what their conditioners read.
             image: to start from, where the first of them enlarges one.
+            captions: that a CLIP guides by; None guides by none.
             others: as of `sample`; further ones go to every stage.
         """
         if not isinstance(guidance_scale, dict):
@@ -234,6 +243,7 @@ class Cascade(GenerativeModule):
                 aug_level=aug_level if self.stages[name].lowres is not None else None,
                 weaker=None if self.weaker is None else self.weaker.stages[name],
                 **options,
+                **self.clip_options(captions, self.stages[name], clip_scale),
             )
         return image
 
@@ -293,9 +303,10 @@ class Cascade(GenerativeModule):
     def sampling_settings(self) -> dict[str, Any]:
         """How each stage samples where no option is given."""
         found = {name: stage.settings(guided=self.weaker is not None) for name, stage in self.stages.items()}
+        clip = {"clip_scale": 1.0} if self._clip else {}
         if len(found) == 1:
-            return next(iter(found.values()))
-        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()}
+            return next(iter(found.values())) | clip
+        return {f"{name}.{key}": value for name, settings in found.items() for key, value in settings.items()} | clip
 
     def sampling_refusal(self, stages: Sequence[str] | None = None) -> str | None:
         """Why these stages (None: all) cannot be sampled; None if they can."""

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.base import Judge
+from diffusion.process import add_noise, expand
+from diffusion.schedules import NoiseSchedule
+from lightning_modules.base import Judge, matrices_and_rest
 from networks.clip import ContrastiveNet
 from networks.text.bpe import BPETokenizer
 from objectives.contrastive import clip_loss, siglip_loss
@@ -19,6 +21,7 @@ from rng.hashing import stable_hash
 from rng.keyed import keyed_rand, keyed_randn
 
 LOSSES = ("infonce", "siglip")
+CLEAN = 0.1  # share of the images that stay clean where the others are noised
 
 
 class CLIP(Judge):
@@ -32,6 +35,8 @@ class CLIP(Judge):
         max_logit_scale: the inverse temperature is kept at or below it.
         damage_prob: share of the training images that are lightly stained, noisy or blurred (objectives.damage), so that
             a model that judges others does not mind what nobody sees.
+        noise: the levels at which training images are noised, so that it can guide a diffusion model; a tenth stays
+            clean. None trains on clean images alone. Judging is of clean images in both cases.
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
     Raises: ValueError for a loss or tokenizer that does not fit the net.
     Source: Radford et al. 2021; Zhai et al. 2023 (SigLIP)
@@ -47,6 +52,7 @@ class CLIP(Judge):
         loss: str = "infonce",
         max_logit_scale: float = 100.0,
         damage_prob: float = 0.0,
+        noise: NoiseSchedule | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,8 +62,10 @@ class CLIP(Judge):
             raise ValueError(f"model.loss={loss}: model.net.init_logit_bias is for siglip, null for infonce")
         if max_logit_scale <= 1:
             raise ValueError(f"model.max_logit_scale={max_logit_scale}: above 1")
+        if (noise is None) == (getattr(net.visual, "level", None) is not None):
+            raise ValueError("model.noise and tower.noise_levels=true go together, as in experiment=clip_noised")
         self.net, self.image_size, self.channels = net, image_size, channels
-        self.loss_name, self.max_logit_scale, self.damage_prob = loss, max_logit_scale, damage_prob
+        self.loss_name, self.max_logit_scale, self.damage_prob, self.noise = loss, max_logit_scale, damage_prob, noise
         self.tokenizer = BPETokenizer(net.text.vocab_size, net.text.context_length)
         self._warned = False
 
@@ -70,7 +78,9 @@ class CLIP(Judge):
             raise ValueError("CLIP learns from captions: choose data with captions, as data=scenes or data=captions")
         captions = list(batch["caption"])
         self._warn_of_cut(captions)
-        image = gather_over_processes(self.net.encode_image(self._damaged(self._checked(batch["image"]), batch)))
+        image = self._damaged(self._checked(batch["image"]), batch)
+        read = (image,) if self.noise is None else self.noised(image, batch["seed"])
+        image = gather_over_processes(self.net.encode_image(*read))
         text = gather_over_processes(self.net.encode_text(self.tokens(captions)))
         key = torch.tensor([stable_hash(caption) for caption in captions], device=image.device)
         key = gather_over_processes(key)
@@ -100,6 +110,17 @@ class CLIP(Judge):
         """Cosines of images with their own captions; a loss would depend on the batch. callbacks.retrieval has more."""
         image, text = self.embed_image(batch["image"]), self.embed_text(batch["caption"])
         return {"cosine": (image * text).sum(1).mean()}
+
+    def noised(self, image: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, S, S) noised to keyed levels, scaled to alpha² + sigma² = 1, and their log-SNR (B,)."""
+        t = ((keyed_rand(seeds, "clip", "t", device=image.device) - CLEAN) / (1 - CLEAN)).clamp(min=0)
+        x_t = add_noise(image, keyed_randn(seeds, image.shape[1:], "clip", "eps", device=image.device), t, self.noise)
+        spread = (self.noise.alpha(t) ** 2 + self.noise.sigma(t) ** 2).sqrt()
+        return x_t / expand(spread, x_t), self.noise.log_snr(t)
+
+    def score_noised(self, x: Tensor, log_snr: Tensor, text: Tensor) -> Tensor:
+        """exp(s) f(x) . g (B,), with a gradient in x (B, C, S, S) of alpha² + sigma² = 1; text (B, E) of `embed_text`."""
+        return self.net.logit_scale.exp() * (self.net.encode_image(self._checked(x), log_snr) * text).sum(1)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """Token numbers (B, L) on the module's device."""
@@ -140,12 +161,7 @@ class CLIP(Judge):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Matrices, and apart from them what neither decays nor is orthogonalised: gains, biases, tables, the temperature."""
-        tables = {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        plain = [p for name, p in named if p.ndim < 2 or id(p) in tables or name.endswith("positional_embedding")]
-        chosen = {id(p) for p in plain}
-        matrices = [p for _, p in named if id(p) not in chosen]
-        return [{"params": matrices}, {"params": plain, "weight_decay": 0.0, "min_side": math.inf}]
+        return matrices_and_rest(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

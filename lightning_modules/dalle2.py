@@ -11,6 +11,7 @@ from torch import Tensor
 from contracts import Batch, Request
 from diffusion.samplers import ddim, ddim_invert
 from lightning_modules.autoregressive_prior import AutoregressivePrior
+from lightning_modules.base import matrices_and_rest
 from lightning_modules.cascade import Cascade
 from lightning_modules.frozen_clip import FrozenCLIP
 from lightning_modules.stage import DiffusionStage
@@ -111,6 +112,10 @@ class DallE2(Cascade):
                 print(f"stage {name!r}: {stage.components} components keep {float(stage.variance_kept):.1%} of the variance of "
                       f"{stage.fit_images} embeddings", flush=True)  # fmt: skip
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Matrices, and apart from them the tables of places and codes, which Muon would spoil."""
+        return matrices_and_rest(self)
+
     # ---- checkpoints ----
 
     def frozen(self) -> dict[str, str]:
@@ -121,7 +126,8 @@ class DallE2(Cascade):
         """Raise ValueError if the checkpoint was trained with another CLIP."""
         trained = (checkpoint.get("frozen") or {}).get("clip")
         if trained is not None and trained != self.embedder.identity:
-            raise ValueError(f"the checkpoint was trained with another CLIP than {self.embedder.name}: give the one it was trained with as clip.ckpt")
+            raise ValueError(f"the checkpoint was trained with another CLIP than {self.embedder.name}: "
+                             "give the one it was trained with as clip.ckpt")  # fmt: skip
         super().check_identity(checkpoint)
 
     def guide_by(self, other: Any) -> None:
@@ -147,6 +153,7 @@ class DallE2(Cascade):
         sampler: Callable[..., Tensor] | None = None,
         threshold: str | None = None,
         aug_level: float | None = None,
+        clip_scale: float | None = None,
     ) -> Tensor:
         """Images (n, C, S, S) in [-1, 1]; an image depends on its part of the request and on its seed only.
 
@@ -171,7 +178,8 @@ class DallE2(Cascade):
             scales = guidance_scale if isinstance(guidance_scale, dict) else None
             fields = text | self.image_fields(text, seeds, prior, candidates, guidance_scale=scales, **drawing)
         return self.through(
-            names, fields, seeds, request.images, guidance_scale=guidance_scale, threshold=threshold, aug_level=aug_level, **drawing
+            names, fields, seeds, request.images, guidance_scale=guidance_scale, threshold=threshold, aug_level=aug_level,
+            captions=request.texts, clip_scale=clip_scale, **drawing
         )
 
     def drawing(self, stages: Sequence[str] | None) -> list[str]:

@@ -49,34 +49,6 @@ class Diffusion(Cascade):
     # ---- tasks beside drawing ----
 
     @torch.no_grad()
-    def inpaint(
-        self,
-        request: Request,
-        *,
-        seeds: Sequence[int],
-        guidance_scale: float | None = None,
-        num_steps: int | None = None,
-        sampler: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        """Images (n, C, S, S) in [-1, 1] whose pixels under `masks` (True = known) are those of `images`.
-
-        Any sampler keeps the known pixels; `sampler=repaint` also makes the others agree with them.
-
-        Raises: ValueError for latents, and for a request without images and masks.
-        Source: Lugmayr et al. 2022 (RePaint)
-        """
-        if not isinstance(self.stage.space, Pixels):
-            raise ValueError("only a model of pixels can fill parts of an image: this one draws latents")
-        if request.images is None or request.masks is None:
-            raise ValueError("to fill parts of an image, give the image and a mask")
-        self.check_sampling(["diffusion"], request, seeds)
-        known = request.images.to(self.device), request.masks.to(self.device)
-        options = {"guidance_scale": guidance_scale, "num_steps": num_steps, "sampler": sampler}
-        options["weaker"] = None if self.weaker is None else self.weaker.stages["diffusion"]
-        image = self.stage.sample(self.request_fields(request), seeds, "diffusion", device=self.device, around=known, **options)
-        return torch.where(known[1], known[0], image)
-
-    @torch.no_grad()
     def invert(self, request: Request, *, num_steps: int | None = None) -> Tensor:
         """The noise (n, ...) from which `draw_from` comes back to `images`, up to an error that falls with num_steps.
 

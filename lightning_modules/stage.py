@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from contracts import Batch
 from diffusion.denoiser import Denoiser, check_weighting
+from diffusion.gradient_guidance import Likelihood, gradient_guided
 from diffusion.guidance import guided
 from diffusion.inpainting import inpainted
 from diffusion.learned_denoiser import LearnedVarianceDenoiser
@@ -19,6 +20,7 @@ from diffusion.samplers import OnStep
 from diffusion.schedules import NoiseSchedule
 from diffusion.threshold import THRESHOLDS, thresholded
 from diffusion.times import Times, UniformTimes
+from lightning_modules.inpainting import hidden
 from lightning_modules.spaces import Space
 from lightning_modules.super_resolution import LowResolution
 from networks.conditioners import combine
@@ -158,6 +160,9 @@ class DiffusionStage(nn.Module):
         if self.lowres is not None:
             x_0, fields = self.lowres.for_training(batch, x_0, seeds, tag)
             batch = batch | fields
+        for conditioner in self.conditioners.values():
+            if conditioner.reads == "known":
+                batch = batch | hidden(x_0, seeds, tag, conditioner.nothing_prob)
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
         if self.pairing == "optimal_transport" and self.training:  # a validation loss depends on no other image
@@ -191,6 +196,8 @@ class DiffusionStage(nn.Module):
         guidance_interval: Sequence[float] | None = None,
         threshold: str | None = None,
         weaker: DiffusionStage | None = None,
+        likelihood: Likelihood | None = None,
+        likelihood_scale: float = 1.0,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """`denoise(x_t, t) -> x_0_hat` with the conditions of a batch, guidance, and then the threshold.
 
@@ -199,6 +206,7 @@ class DiffusionStage(nn.Module):
         Args:
             weaker: a worse model of the same data, whose estimate guidance moves away from, in place of the
                 unconditional one.
+            likelihood: log p(c | x_t) (B,) of (x_t, t), whose gradient guides as well, times `likelihood_scale`.
             others: None leaves an option as the stage has it.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
@@ -220,6 +228,8 @@ class DiffusionStage(nn.Module):
             self.denoiser, cond, uncond, scale, rescale=self.guidance_rescale, weaker=worse,
             interval=interval if scale != 1 else None, schedule=self.schedule,
         )  # fmt: skip
+        if likelihood is not None:
+            denoise = gradient_guided(denoise, likelihood, self.schedule, likelihood_scale)
         kind = self.threshold if threshold is None else threshold
         limited = thresholded(denoise, kind, self.threshold_percentile)
         if isinstance(self.denoiser, LearnedVarianceDenoiser):
@@ -254,6 +264,8 @@ class DiffusionStage(nn.Module):
         weaker: DiffusionStage | None = None,
         around: tuple[Tensor, Tensor] | None = None,
         on_step: OnStep | None = None,
+        likelihood: Likelihood | None = None,
+        likelihood_scale: float = 1.0,
     ) -> Tensor:
         """Draw (B, ...) of the space, decoded: images in [-1, 1] for pixels and latents.
 
@@ -261,7 +273,7 @@ class DiffusionStage(nn.Module):
             batch: what the conditioners read.
             seeds: B integers, one per sample.
             lowres: (B, C, s, s) in [-1, 1] for a super-resolution stage.
-            weaker: as of ``guided``.
+            weaker, likelihood, likelihood_scale: as of ``guided``.
             around: known samples (B, ...) of the space and a bool mask, True = known: these stay as they are.
             others: None leaves an option as the stage has it.
         """
@@ -270,8 +282,9 @@ class DiffusionStage(nn.Module):
         if self.lowres is not None:
             batch |= self.lowres.for_sampling(lowres, self.space.image_size, generators, aug_level)
         denoise = self.guided(
-            batch, guidance_scale=guidance_scale, guidance_interval=guidance_interval, threshold=threshold, weaker=weaker
-        )
+            batch, guidance_scale=guidance_scale, guidance_interval=guidance_interval, threshold=threshold, weaker=weaker,
+            likelihood=likelihood, likelihood_scale=likelihood_scale,
+        )  # fmt: skip
         if around is not None:
             denoise = inpainted(denoise, *around)
         x_T = self.noise(shape, generators, device)

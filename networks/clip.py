@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks.clip_resnet import ResNetTower
+from networks.conditioners import LevelEmbedding
+
+CLEAN_LOG_SNR = 20.0  # what a tower that is told noise levels is told of a clean image
 
 
 class Block(nn.Module):
@@ -104,12 +107,13 @@ class VisionTransformer(nn.Module):
     Args:
         embed_dim: of the space shared with captions.
         image_size, patch_size: pixels; the first is a multiple of the second.
+        noise_levels: whether it reads noised images and is told their level, added to the class token; zero at first.
     Source: Dosovitskiy et al. 2021 (ViT); Radford et al. 2021, section 2.4 (the norm before the transformer)
     """
 
     def __init__(
         self, embed_dim: int, image_size: int, patch_size: int, width: int, layers: int, heads: int,
-        mlp_ratio: float = 4.0, channels: int = 3, quick_gelu: bool = False,
+        mlp_ratio: float = 4.0, channels: int = 3, quick_gelu: bool = False, noise_levels: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if image_size % patch_size:
@@ -122,11 +126,19 @@ class VisionTransformer(nn.Module):
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, mlp_ratio, quick_gelu)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+        self.level = LevelEmbedding(width, scale=CLEAN_LOG_SNR) if noise_levels else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.mlp[-1].weight)
+            nn.init.zeros_(self.level.mlp[-1].bias)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, embed_dim), not normalised."""
+    def forward(self, image: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """(B, C, S, S) -> (B, embed_dim), not normalised; log_snr (B,) of noised images, None for clean ones."""
         x = self.conv1(image).flatten(2).transpose(1, 2)  # (B, patches, width)
-        x = torch.cat([self.class_embedding.to(x).expand(len(x), 1, -1), x], dim=1)
+        token = self.class_embedding.to(x).expand(len(x), 1, -1)
+        if self.level is not None:
+            log_snr = torch.full((len(x),), CLEAN_LOG_SNR, device=x.device) if log_snr is None else log_snr
+            token = token + self.level(log_snr.clamp(-CLEAN_LOG_SNR, CLEAN_LOG_SNR)).to(x)[:, None]
+        x = torch.cat([token, x], dim=1)
         x = self.transformer(self.ln_pre(x + self.positional_embedding))
         return self.ln_post(x[:, 0]) @ self.proj
 
@@ -194,9 +206,10 @@ class ContrastiveNet(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(init_logit_scale)))
         self.logit_bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(float(init_logit_bias)))
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """(B, C, S, S) in [-1, 1] -> unit vectors (B, E), float32."""
-        return F.normalize(self.visual(((image + 1) / 2 - self.image_mean) / self.image_std).float(), dim=-1)
+    def encode_image(self, image: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """(B, C, S, S) in [-1, 1] -> unit vectors (B, E), float32; log_snr (B,) of noised images, where the tower reads it."""
+        told = () if log_snr is None else (log_snr,)
+        return F.normalize(self.visual(((image + 1) / 2 - self.image_mean) / self.image_std, *told).float(), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Token numbers (B, L) -> unit vectors (B, E), float32."""

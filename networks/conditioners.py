@@ -4,7 +4,7 @@ A conditioner reads its fields from a batch (`from_batch`), makes the unconditio
 value into what a net can use (`forward`): any of
 
     vector      (B, emb_dim), added to the embedding of the noise level
-    tokens      (B, L, tokens_dim) with token_mask (B, L) bool, True = valid: attention looks at them
+    tokens      (B, L, tokens_dim) with token_mask (B, L) bool, True = valid, or without where all are: attention looks at them
     channels    (B, C', H, W), stacked on the noised image
 
 A net knows these three and no kind of condition. `combine` sums the vectors, joins the tokens and stacks the channels
@@ -28,7 +28,7 @@ Told = dict[str, Tensor]  # what a net is told: vector, tokens and token_mask, c
 class Conditioner(nn.Module):
     """One kind of condition."""
 
-    reads = ""  # what it is told by: "label" and "text" of a request, "lowres" of a super-resolution stage
+    reads = ""  # what it is told by: "label" and "text" of a request, "lowres" and "known" of a stage
     droppable = True  # whether there is an unconditional value; False keeps the value in both passes of guidance
 
     def from_batch(self, batch: Batch) -> Value:
@@ -290,9 +290,16 @@ class AugmentConditioner(Conditioner):
 
 
 def combine(parts: Iterable[Told]) -> Told:
-    """What a net is told by several conditioners: vectors summed, tokens joined, channels stacked."""
+    """What a net is told by several conditioners: vectors summed, tokens joined, channels stacked.
+
+    Tokens without a mask are all valid; the mask says so where others' tokens have one.
+    """
+    parts = list(parts)
+    masked = any("token_mask" in part for part in parts)
     found: dict[str, list[Tensor]] = {}
     for part in parts:
+        if masked and "tokens" in part and "token_mask" not in part:
+            part = part | {"token_mask": part["tokens"].new_ones(part["tokens"].shape[:2], dtype=torch.bool)}
         for name, value in part.items():
             found.setdefault(name, []).append(value)
     return {name: _joined(name, values) for name, values in found.items()}

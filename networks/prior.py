@@ -35,7 +35,7 @@ class PriorTransformer(nn.Module):
         self.level_embedding = LevelEmbedding(dim, scale=20.0)
         self.stem = nn.Linear(size, dim)
         self.query = nn.Parameter(0.02 * torch.randn(dim))
-        self.position = nn.Parameter(0.02 * torch.randn(3, dim))  # of level, embedding and query, wherever the caption ends
+        self.positional_embedding = nn.Parameter(0.02 * torch.randn(3, dim))  # of level, embedding and query, wherever the caption ends
         self.transformer = Transformer(dim, layers, heads, mlp_ratio)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, size)
@@ -49,7 +49,7 @@ class PriorTransformer(nn.Module):
         first column True. Returns (B, size)."""
         level = self.level_embedding(log_snr)
         level = level if vector is None else level + vector
-        own = torch.stack([level, self.stem(x), self.query.expand_as(level)], 1) + self.position  # (B, 3, dim)
+        own = torch.stack([level, self.stem(x), self.query.expand_as(level)], 1) + self.positional_embedding  # (B, 3, dim)
         mask = None
         if tokens is not None:
             if token_mask is not None:
@@ -58,7 +58,7 @@ class PriorTransformer(nn.Module):
         return self.head(self.norm(self.transformer(own, causal=True, mask=mask)[:, -1]))
 
 
-class CaptionConditioner(Conditioner):
+class EmbeddedCaptionConditioner(Conditioner):
     """A caption as CLIP reads it, its tokens and behind them its embedding, for a causal transformer.
 
     Reads `text_embeds` (B, L, token_dim), `text_mask` (B, L) bool, `text_vector` (B, embed_dim) and, where given, `text_keep`
@@ -80,7 +80,7 @@ class CaptionConditioner(Conditioner):
         self.from_tokens = nn.Linear(token_dim, tokens_dim)
         self.from_vector = nn.Linear(embed_dim, tokens_dim)
         self.scale = embed_dim**0.5  # a unit vector's numbers are brought to about 1
-        self.position = nn.Parameter(0.02 * torch.randn(max_length, tokens_dim))
+        self.positional_embedding = nn.Parameter(0.02 * torch.randn(max_length, tokens_dim))
         self.no_token = nn.Parameter(0.02 * torch.randn(tokens_dim))
         self.no_vector = nn.Parameter(0.02 * torch.randn(tokens_dim))
 
@@ -100,9 +100,9 @@ class CaptionConditioner(Conditioner):
 
     def forward(self, value: Value) -> Told:
         text, mask, keep = value["text"], value["mask"], value["keep"][:, None, None]
-        if text.shape[1] > len(self.position):
-            raise ValueError(f"a caption of {text.shape[1]} tokens is longer than the {len(self.position)} the prior was built for")
-        tokens = self.from_tokens(self.norm(text)) + self.position[: text.shape[1]]  # (B, L, tokens_dim)
+        if text.shape[1] > len(self.positional_embedding):
+            raise ValueError(f"a caption of {text.shape[1]} tokens is longer than the {len(self.positional_embedding)} the prior was built for")
+        tokens = self.from_tokens(self.norm(text)) + self.positional_embedding[: text.shape[1]]  # (B, L, tokens_dim)
         vector = self.from_vector(value["vector"] * self.scale)[:, None]
         tokens, vector = torch.where(keep, tokens, self.no_token.to(tokens)), torch.where(keep, vector, self.no_vector.to(vector))
         return {"tokens": torch.cat([tokens, vector], 1), "token_mask": torch.cat([mask, mask.new_ones(len(mask), 1)], 1)}

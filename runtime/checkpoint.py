@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from contracts import GuidedByWeaker
+from contracts import GuidedByCLIP, GuidedByWeaker
 from runtime.budget import budget_of
 from runtime.build import MODULE, instantiate_untrusted
 from runtime.checkpoint_io import newest_good, read, sha256
@@ -88,6 +88,23 @@ def guide_by_weaker(module: Any, ckpt: str | Path, *, ema: bool = True, trust: S
     return info
 
 
+def guide_by_clip(module: Any, ckpt: str | Path, *, ema: bool = True, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Makes a model draw guided by a noise-aware CLIP; returns what is known of that one.
+
+    Args: as of `load_module`.
+    Raises: ValueError, in one line, for a model that cannot be guided so, and for a CLIP that does not fit; what
+        `load_module` raises.
+    """
+    if not isinstance(module, GuidedByCLIP):
+        raise ValueError(f"guide_clip={ckpt}: {type(module).__name__} is not guided by a CLIP; diffusion models of captions are")
+    other, _, info = load_module(ckpt, ema=ema, setting="guide_clip", trust=trust)
+    try:
+        module.guide_by_clip(other)
+    except ValueError as error:
+        raise ValueError(f"guide_clip={ckpt}: {error}") from None
+    return info
+
+
 def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
     """Raises ValueError, in one line, unless a checkpoint has the parts that are read here in the form that they have."""
 
@@ -121,11 +138,13 @@ def check_contents(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def start_from(module: torch.nn.Module, ckpt: str | Path, trust: Sequence[str] = ()) -> None:
-    """Gives a new module the averaged weights of another run, wherever names and shapes agree.
+    """Gives a new module the averaged weights of another run, wherever names agree.
 
-    So a cascade can be trained stage by stage: each run trains one stage and starts from the run before it.
+    So a cascade can be trained stage by stage: each run trains one stage and starts from the run before it. Convolutions
+    may have further input channels here, as of a condition that the other run had not: these weights are zero at first.
 
-    Raises: FileNotFoundError if there is no such file, run or zoo entry; ValueError if no weight fits, or text encoders differ.
+    Raises: FileNotFoundError if there is no such file, run or zoo entry; ValueError if no weight fits or one is of another
+        shape, or text encoders differ.
     """
     other, _, info = load_module(ckpt, setting="init", trust=trust)
     if hasattr(module, "check_identity"):
@@ -133,11 +152,25 @@ def start_from(module: torch.nn.Module, ckpt: str | Path, trust: Sequence[str] =
         other.on_save_checkpoint(identity)
         module.check_identity(identity)
     own, weights = module.state_dict(), other.state_dict()
-    fitting = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
+    fitting = {name: value for name, value in weights.items() if name in own}
     if not fitting:
         raise ValueError(f"init={ckpt}: none of its {len(weights)} weights fits this model")
+    widened = [name for name, value in fitting.items() if widens(value, own[name])]
+    for name, value in fitting.items():
+        if name not in widened and value.shape != own[name].shape:
+            raise ValueError(f"init={ckpt}: its {name!r} is {tuple(value.shape)}, this model's is {tuple(own[name].shape)}: "
+                             "build the same nets, or convolutions with more input channels")  # fmt: skip
+    for name in widened:
+        old, fitting[name] = fitting[name], torch.zeros_like(own[name])
+        fitting[name][:, : old.shape[1]] = old
     module.load_state_dict(fitting, strict=False)
-    print(f"started from {info['path']}: {len(fitting)} of {len(own)} weights", flush=True)
+    more = f", {len(widened)} of them with new input channels, which start at zero" if widened else ""
+    print(f"started from {info['path']}: {len(fitting)} of {len(own)} weights{more}", flush=True)
+
+
+def widens(old: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether two weights are of the same convolution, the new one with more input channels."""
+    return old.ndim == new.ndim == 4 and old.shape[1] < new.shape[1] and (old[:, 0].shape == new[:, 0].shape)
 
 
 def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

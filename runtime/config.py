@@ -25,7 +25,7 @@ OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path
 
 # Settings that are text, by the last word of their names: what is typed after the first `=` is taken as it is.
 TEXTS = {
-    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "image", "images",
+    "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "guide_clip", "image", "images",
     "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "weaker", "weights",
 }  # fmt: skip

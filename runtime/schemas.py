@@ -65,6 +65,7 @@ class Sampling(Schema):
     sampler: Node | None = None
     options: dict[str, Any]
     weaker: Place | None = None
+    guide_clip: Place | None = None
     trust: Trust = None
 
 

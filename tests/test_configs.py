@@ -24,7 +24,7 @@ EXPERIMENTS = sorted(
 )
 CHOICES = [f"model={name}" for name in MODELS] + [f"experiment={name}" for name in EXPERIMENTS]
 # Too large for any test machine: built without memory, on torch's meta device.
-META = {"model=imagen_paper": ["data.root=images"], "model=dalle2_paper": ["data.root=images"]}
+META = {f"model={name}_paper": ["data.root=images"] for name in ("imagen", "glide", "dalle2")}
 SMALL = [choice for choice in CHOICES if choice not in META]
 # Nets of more than 50 M parameters: a step takes long on a CPU.
 SLOW = {"experiment=edm_cifar10", "experiment=iddpm_cifar10"}
@@ -153,6 +153,44 @@ def test_the_papers_preset_has_the_sizes_that_its_page_states() -> None:
     joined = [m for net in (base, middle) for m in net.modules() if type(m).__name__ == "Attention"]
     assert joined and all(m.to_kv is not None and m.to_context_kv is not None for m in joined)
     assert type(instantiate(cfg.model.optimizer)([torch.nn.Parameter(torch.zeros(1))])) is torch.optim.Adam
+
+
+# (stage, parameters in millions of its U-Net and of its text transformer); docs/glide.md states them.
+GLIDE = [("base", 304.3, 76.3), ("upsampler", 278.3, 76.9)]
+
+
+def test_glides_preset_has_the_sizes_of_the_released_model_that_its_page_states() -> None:
+    cfg = configuration("model=glide_paper")
+    with torch.device("meta"):
+        module = instantiate(cfg.model)
+    page = (CONF.parent / "docs" / "glide.md").read_text()
+    for name, net, text in GLIDE:
+        stage = module.stages[name]
+        assert sum(p.numel() for p in stage.net.parameters()) / 1e6 == pytest.approx(net, abs=0.06)
+        assert sum(p.numel() for p in stage.conditioners.parameters()) / 1e6 == pytest.approx(text, abs=0.06)
+        assert f"| `{name}` | {net} M | {text} M |" in page
+        reader = stage.conditioners["text"]
+        assert (reader.tokenizer.context_length, reader.to_vector.in_features, len(reader.transformer.resblocks)) == (128, 512, 16)
+    assert [type(s.schedule).__name__ for s in module.stages.values()] == ["CosineSchedule", "LinearSchedule"]
+    assert [s.space.image_size for s in module.stages.values()] == [64, 256] and cfg.data.batch_size == 2048
+
+
+def test_glides_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:
+    """Its switches work together: learned variances, both schedules, their sampler; narrower, on scenes of 64 pixels."""
+    shrink = [
+        "data=scenes_simple", "trainer.accumulate=1", "data.image_size=64", "model.stages.base.space.image_size=16",
+        "model.stages.base.net.attn_resolutions=[8,4]", "model.stages.upsampler.lowres.size=16",
+        "model.stages.upsampler.net.attn_resolutions=[4]", "model.stages.upsampler.net.dim_mults=[1,1,2,2]",
+        *(f"model.stages.{name}.{key}" for name in ("base", "upsampler") for key in (
+            "net.dim=16", "net.num_res_blocks=1", "net.head_dim=16", "net.tokens_dim=32", "conditioners.text.num_layers=2",
+            "conditioners.text.vocab_size=600")),
+    ]  # fmt: skip
+    cfg = compose("train", ["model=glide_paper", *shrink, *TINY, f"run_dir={tmp_path / 'run'}", "name=x"])
+    metrics = train(cfg)
+    assert {f"train/loss_{name}" for name in ("base", "upsampler")} <= set(metrics)
+    module = load_module(next((tmp_path / "run" / "checkpoints").glob("*.ckpt")))[0]
+    image = module.sample(Request(1, texts=["a red circle"]), seeds=[0], num_steps=2)
+    assert image.shape == (1, 3, 64, 64) and image.isfinite().all()
 
 
 def test_the_papers_preset_trains_when_it_is_made_small(tmp_path: Path) -> None:

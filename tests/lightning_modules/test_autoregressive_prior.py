@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_modules.autoregressive_prior import AutoregressivePrior
 from lightning_modules.spaces import Embeddings
-from networks.prior import CaptionConditioner
+from networks.prior import EmbeddedCaptionConditioner
 from tests.lightning_modules.stub_clip import EMBED, TOKEN, stub
 
 DIM = 16
@@ -21,7 +21,7 @@ DIM = 16
 def make(fit: bool = True, **options: Any) -> AutoregressivePrior:
     torch.manual_seed(0)
     settings = {"components": 4, "buckets": 8, "dim": DIM, "layers": 2, "heads": 2, "fit_images": 300} | options
-    prior = AutoregressivePrior(space=Embeddings(EMBED), conditioners={"caption": CaptionConditioner(TOKEN, EMBED, DIM)}, **settings)
+    prior = AutoregressivePrior(space=Embeddings(EMBED), conditioners={"caption": EmbeddedCaptionConditioner(TOKEN, EMBED, DIM)}, **settings)
     if fit:
         prior.fit(*pairs(settings["fit_images"]))
     return prior.eval()

@@ -10,6 +10,7 @@ import torch
 
 import train
 from contracts import EmbedsImages, EmbedsTexts, EmbedsTokens, Request
+from diffusion.schedules import LinearSchedule, RectifiedFlowSchedule
 from lightning_modules.clip import CLIP
 from networks.clip import ContrastiveNet, TextTransformer, VisionTransformer
 from objectives.contrastive import clip_loss, siglip_loss
@@ -140,6 +141,49 @@ def test_a_caption_that_is_cut_is_told_once(capsys) -> None:
     module = make()
     module.losses(batch(["short", "two cats"]))
     assert "warning" not in capsys.readouterr().out
+
+
+def make_noised() -> CLIP:
+    torch.manual_seed(0)
+    visual, text = VisionTransformer(16, 16, 8, 32, 1, 2, noise_levels=True), TextTransformer(16, 600, 16, 32, 1, 2)
+    return CLIP(ContrastiveNet(visual, text), 16, noise=LinearSchedule())
+
+
+def test_noised_training_images_and_their_levels_are_keyed_by_their_seeds() -> None:
+    module, seeds = make_noised(), torch.arange(400)
+    image = torch.ones(400, 1, 16, 16)
+    x, log_snr = module.noised(image, seeds)
+    clean = (x - 1).abs().flatten(1).amax(1) < 0.02
+    assert 0.06 < clean.float().mean() < 0.16, "about a tenth"
+    signal = torch.sigmoid(log_snr).sqrt()
+    torch.testing.assert_close(x.mean((1, 2, 3)), signal, rtol=0, atol=0.25)
+    torch.testing.assert_close(x.std((1, 2, 3)), torch.sigmoid(-log_snr).sqrt(), rtol=0, atol=0.2)
+    times = module.noise.alpha(torch.linspace(0, 1, 400)).sort().values  # alpha of even times, but for those that stay clean
+    torch.testing.assert_close(signal.sort().values[:300], times.quantile(torch.linspace(0, 300 / 360, 300)), rtol=0, atol=0.08)
+    again = module.noised(image[7:9], seeds[7:9])
+    assert torch.equal(again[0], x[7:9]) and torch.equal(again[1], log_snr[7:9])
+    flow = make_noised()
+    flow.noise = RectifiedFlowSchedule()
+    x, log_snr = flow.noised(torch.zeros(50, 3, 32, 32), seeds[:50])  # scaled to alpha² + sigma² = 1
+    torch.testing.assert_close(x.std((1, 2, 3)), torch.sigmoid(-log_snr).sqrt(), rtol=0, atol=0.05)
+
+
+def test_a_clip_of_noised_images_learns_from_them_and_judges_clean_ones() -> None:
+    module, told = make_noised(), batch(["a", "b", "c"])
+    torch.nn.init.normal_(module.net.visual.level.mlp[-1].weight)
+    x, log_snr = module.noised(told["image"], told["seed"])
+    image, text = module.net.encode_image(x, log_snr), module.embed_text(told["caption"])
+    torch.testing.assert_close(module.losses(told)["loss"], clip_loss(image, text, module.net.logit_scale.exp(), torch.eye(3, dtype=torch.bool)))
+    torch.testing.assert_close(module.embed_image(told["image"]), module.net.encode_image(told["image"], torch.full((3,), 20.0)))
+    x.requires_grad_()
+    scores = module.score_noised(x, log_snr, text)
+    torch.testing.assert_close(scores, module.net.logit_scale.exp() * (image * text).sum(1))
+    assert torch.autograd.grad(scores.sum(), x)[0].abs().flatten(1).amax(1).min() > 0
+    with pytest.raises(ValueError, match=r"this CLIP reads images \(3, 16, 16\)"):
+        module.score_noised(torch.zeros(1, 3, 8, 8), torch.zeros(1), text[:1])
+    for net, noise in ((make().net, LinearSchedule()), (module.net, None)):
+        with pytest.raises(ValueError, match="model.noise and tower.noise_levels=true go together"):
+            CLIP(net, 16, noise=noise)
 
 
 def test_it_draws_nothing_and_says_so() -> None:

@@ -20,7 +20,7 @@ from lightning_modules.spaces import Embeddings, Pixels
 from lightning_modules.stage import DiffusionStage
 from lightning_modules.super_resolution import LowResolution
 from networks.conditioners import ImageEmbeddingConditioner, LowresConditioner, TextConditioner
-from networks.prior import CaptionConditioner, PriorTransformer
+from networks.prior import EmbeddedCaptionConditioner, PriorTransformer
 from networks.unet import UNet
 from tests.lightning_modules.stub_clip import EMBED, TOKEN, stub
 
@@ -33,7 +33,7 @@ def stages(text: bool = True) -> dict[str, DiffusionStage]:
     unet = {"dim": 16, "dim_mults": (1, 2), "num_res_blocks": 1, "head_dim": 8}
     prior = DiffusionStage(
         PriorTransformer(size=EMBED, dim=DIM, layers=2, heads=2, tokens_dim=DIM), space=Embeddings(EMBED), prediction="x_0",
-        conditioners={"caption": CaptionConditioner(TOKEN, EMBED, DIM)}, **shared,
+        conditioners={"caption": EmbeddedCaptionConditioner(TOKEN, EMBED, DIM)}, **shared,
     )  # fmt: skip
     told: dict[str, nn.Module] = {"image": ImageEmbeddingConditioner(EMBED, 64, 24, 2)}
     if text:
@@ -253,7 +253,7 @@ def with_autoregressive(**options: Any) -> tuple[DallE2, SimpleNamespace]:
     """The family with it, and a datamodule of 40 captioned images that counts what it is asked."""
     torch.manual_seed(0)
     prior = AutoregressivePrior(
-        space=Embeddings(EMBED), conditioners={"caption": CaptionConditioner(TOKEN, EMBED, DIM)}, components=3, buckets=8, dim=DIM,
+        space=Embeddings(EMBED), conditioners={"caption": EmbeddedCaptionConditioner(TOKEN, EMBED, DIM)}, components=3, buckets=8, dim=DIM,
         layers=1, heads=2, fit_images=100,
     )  # fmt: skip
     module = DallE2(stub()[0], stages() | {"prior": prior}, **options)

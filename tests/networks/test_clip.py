@@ -10,7 +10,9 @@ import torch
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
-from networks.clip import OPENAI_MEAN, OPENAI_STD, ContrastiveNet, Transformer, from_open_clip, load_open_clip
+from networks.clip import (
+    OPENAI_MEAN, OPENAI_STD, ContrastiveNet, TextTransformer, Transformer, VisionTransformer, from_open_clip, load_open_clip,
+)  # fmt: skip
 
 TEXT = {"context_length": 12, "vocab_size": 600, "width": 32, "heads": 2, "layers": 2}
 VIT = {"embed_dim": 16, "vision_cfg": {"image_size": 16, "layers": 2, "width": 128, "patch_size": 4, "mlp_ratio": 2.0}, "text_cfg": TEXT}
@@ -126,3 +128,22 @@ def test_a_mask_hides_places_and_an_open_one_changes_nothing(causal: bool) -> No
     seen = [0, 1, 3, 4]
     torch.testing.assert_close(net(other, causal, mask)[:, seen], net(x, causal, mask)[:, seen])
     torch.testing.assert_close(net(x, causal, mask)[0, seen], net(x[:1, seen], causal)[0])
+
+
+def test_a_tower_that_reads_noise_starts_as_one_that_does_not_and_is_told_the_level() -> None:
+    towers = []
+    for noise_levels in (False, True):
+        torch.manual_seed(0)
+        towers.append(VisionTransformer(8, 16, 8, 32, 1, 2, noise_levels=noise_levels))
+    plain, told = towers
+    assert not any(name.startswith("level") for name in plain.state_dict())
+    image, log_snr = torch.randn(3, 3, 16, 16), torch.tensor([-4.0, 0.0, 6.0])
+    torch.testing.assert_close(told(image, log_snr), plain(image))
+    torch.nn.init.normal_(told.level.mlp[-1].weight)
+    for row in range(3):  # only its own level decides
+        torch.testing.assert_close(told(image, log_snr)[row], told(image[row : row + 1], log_snr[row : row + 1])[0])
+    assert (told(image, log_snr) - told(image, log_snr.flip(0))).abs().max() > 1e-3
+    torch.testing.assert_close(told(image), told(image, torch.full((3,), 20.0)))
+    torch.testing.assert_close(told(image, torch.full((3,), 99.0)), told(image))
+    net = ContrastiveNet(told, TextTransformer(8, 600, 16, 32, 1, 2))
+    torch.testing.assert_close(net.encode_image(image, log_snr), torch.nn.functional.normalize(told(image, log_snr), dim=-1))

@@ -220,6 +220,18 @@ def test_vectors_are_summed_tokens_joined_and_channels_stacked() -> None:
     assert told["token_mask"].tolist() == [[True, True, False, True], [True, False, False, True]]
 
 
+def test_tokens_without_a_mask_are_all_valid_beside_those_with_one() -> None:
+    tokens, mask = torch.rand(2, 3, 4), torch.tensor([[True, False], [True, True]])
+    masked, whole = {"tokens": torch.rand(2, 2, 4), "token_mask": mask}, {"tokens": tokens}
+    for parts, places in (([masked, whole], slice(0, 2)), ([whole, masked], slice(3, 5))):
+        told = combine(parts)
+        rest = told["token_mask"].clone()
+        assert told["tokens"].shape == (2, 5, 4) and torch.equal(rest[:, places], mask)
+        rest[:, places] = True
+        assert rest.all() and rest.shape == (2, 5)
+    assert combine([whole, whole]).keys() == {"tokens"} and whole.keys() == {"tokens"}
+
+
 def test_one_condition_alone_is_told_as_it_is_and_none_is_nothing() -> None:
     one = {"vector": torch.randn(2, 6), "tokens": torch.randn(2, 3, 4)}
     told = combine([one])

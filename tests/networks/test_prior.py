@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.prior import CaptionConditioner, PriorTransformer
+from networks.prior import EmbeddedCaptionConditioner, PriorTransformer
 from tests.networks.test_attention import randomised
 
 SIZE, DIM = 6, 16
@@ -80,8 +80,8 @@ def test_an_untrained_prior_says_zero_and_wrong_widths_are_refused() -> None:
 # ---- captions ----
 
 
-def conditioner(**options: int) -> CaptionConditioner:
-    return randomised(CaptionConditioner(5, 4, DIM, **options))
+def conditioner(**options: int) -> EmbeddedCaptionConditioner:
+    return randomised(EmbeddedCaptionConditioner(5, 4, DIM, **options))
 
 
 def captions() -> dict[str, Tensor]:

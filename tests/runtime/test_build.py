@@ -230,12 +230,13 @@ evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasse
 evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder lightning_modules.autoregressive_prior.AutoregressivePrior
 lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
 lightning_modules.clip.CLIP lightning_modules.dalle2.DallE2 lightning_modules.diffusion.Diffusion
-lightning_modules.frozen_clip.FrozenCLIP lightning_modules.gan.GAN
+lightning_modules.frozen_clip.FrozenCLIP lightning_modules.gan.GAN lightning_modules.glide.Glide
 lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
 lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
 lightning_modules.super_resolution.LowResolution lightning_modules.vae.VAE networks.attention.Attention
 networks.attention.TransformerBlock networks.autoencoder.ConvDecoder networks.autoencoder.ConvEncoder
-networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.classifier.ConvClassifier
+networks.autoencoder.MLPDecoder networks.autoencoder.MLPEncoder networks.caption_conditioner.CaptionConditioner
+networks.classifier.ConvClassifier
 networks.classifier.ResidualBlock networks.clip.Block networks.clip.ContrastiveNet networks.clip.SelfAttention
 networks.clip.TextTransformer networks.clip.Transformer networks.clip.VisionTransformer
 networks.clip_resnet.AttentionPool networks.clip_resnet.Bottleneck networks.clip_resnet.ResNetTower
@@ -248,7 +249,8 @@ networks.embedding.StepEmbedding networks.gan.ConditionalBatchNorm networks.gan.
 networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscriminator networks.gan.MLPGenerator
 networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
-networks.gan_residual.UpBlock networks.open_clip_towers.OpenCLIPTowers networks.prior.CaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.gan_residual.UpBlock networks.masked_image_conditioner.MaskedImageConditioner networks.open_clip_towers.OpenCLIPTowers
+networks.prior.EmbeddedCaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
 networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow

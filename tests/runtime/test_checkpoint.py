@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from runtime.build import instantiate
+from networks.unet import UNet
 from runtime.checkpoint import load_module, start_from
 from runtime.checkpoint_io import AtomicCheckpointIO, is_good, newest_good
 from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
@@ -244,3 +245,25 @@ def test_a_new_run_starts_from_another_runs_averaged_weights(trained: Path, caps
     assert "started from" in capsys.readouterr().out
     with pytest.raises(ValueError, match="none of its .* weights fits this model"):
         start_from(torch.nn.Linear(2, 2), trained)
+
+
+def test_a_new_run_may_have_convolutions_with_more_input_channels_and_starts_as_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    old = UNet(image_size=8, dim=16, dim_mults=(1,), num_res_blocks=1, attn_resolutions=(), fold=2, cond_channels=1)
+    torch.nn.init.normal_(old.head[-1].weight)
+    new = UNet(image_size=8, dim=16, dim_mults=(1,), num_res_blocks=1, attn_resolutions=(), fold=2, cond_channels=3)
+    monkeypatch.setattr("runtime.checkpoint.load_module", lambda *a, **k: (old, None, {"path": "there"}))
+    start_from(new, "there")
+    assert "weights, 1 of them with new input channels, which start at zero" in capsys.readouterr().out
+    x, told, log_snr = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.randn(2)
+    found, wanted = new(x, log_snr, channels=told), old(x, log_snr, channels=told[:, :1])
+    assert wanted.abs().max() > 0.1
+    torch.testing.assert_close(found, wanted)
+    found.square().sum().backward()
+    assert new.stem.weight.grad[:, 16:].abs().max() > 0, "the new channels learn"
+    with pytest.raises(ValueError, match=r"init=there: its 'stem.weight' is \(16, 16, 3, 3\), this model's is \(16, 12, 3, 3\)"):
+        start_from(UNet(image_size=8, dim=16, dim_mults=(1,), num_res_blocks=1, attn_resolutions=(), fold=2), "there")
+    with pytest.raises(ValueError, match="init=there: its 'level_embedding.mlp.0.weight' is .*build the same nets"):
+        start_from(UNet(image_size=8, dim=16, dim_mults=(1,), num_res_blocks=1, attn_resolutions=(), fold=2, cond_channels=1, emb_dim=32), "there")
