@@ -43,7 +43,7 @@ class Inpainting:
         Source: Lugmayr et al. 2022 (RePaint); Nichol et al. 2022 (GLIDE), section 3.2 (fine-tuned stages)
         """
         names = [name for name, stage in self.stages.items() if stage.space.image_size is not None]
-        if not all(isinstance(self.stages[name].space, Pixels) for name in names):
+        if not names or not all(isinstance(self.stages[name].space, Pixels) for name in names):
             raise ValueError("only a model of pixels can fill parts of an image: this one draws latents")
         if request.images is None or request.masks is None:
             raise ValueError("to fill parts of an image, give the image and a mask")

@@ -30,9 +30,9 @@ def test_the_sequence_is_caption_level_embedding_query_and_each_place_sees_what_
     sequence, options = seen[0]
     assert sequence.shape == (3, 7, DIM) and torch.equal(sequence[:, :4], tokens) and options["causal"] is True
     level, stem = net.level_embedding(log_snr), net.stem(x)
-    torch.testing.assert_close(sequence[:, 4], level + net.position[0])
-    torch.testing.assert_close(sequence[:, 5], stem + net.position[1])
-    torch.testing.assert_close(sequence[:, 6], (net.query + net.position[2]).expand(3, -1))
+    torch.testing.assert_close(sequence[:, 4], level + net.positional_embedding[0])
+    torch.testing.assert_close(sequence[:, 5], stem + net.positional_embedding[1])
+    torch.testing.assert_close(sequence[:, 6], (net.query + net.positional_embedding[2]).expand(3, -1))
     net.transformer.register_forward_hook(lambda _, args, result: inside.append(result))
     net(x, log_snr, tokens=tokens)
     torch.testing.assert_close(out, net.head(net.norm(inside[0][:, -1])))
@@ -51,7 +51,7 @@ def test_everything_that_it_is_told_matters_and_a_vector_joins_the_level() -> No
     vector = torch.ones(3, DIM, dtype=torch.float64)
     told = net(x, log_snr, tokens=tokens, vector=vector)
     with torch.no_grad():
-        net.position[0] += 1
+        net.positional_embedding[0] += 1
     torch.testing.assert_close(net(x, log_snr, tokens=tokens), told)
 
 
@@ -95,7 +95,7 @@ def test_a_caption_is_its_tokens_at_their_places_and_then_its_embedding() -> Non
     net, batch = conditioner(), captions()
     told = net(net.from_batch(batch))
     tokens = net.from_tokens(torch.nn.functional.layer_norm(batch["text_embeds"], (5,), net.norm.weight, net.norm.bias))
-    torch.testing.assert_close(told["tokens"][:, :3], tokens + net.position[:3])
+    torch.testing.assert_close(told["tokens"][:, :3], tokens + net.positional_embedding[:3])
     torch.testing.assert_close(told["tokens"][:, 3], net.from_vector(2 * batch["text_vector"]))
     assert torch.equal(told["token_mask"][:, :3], batch["text_mask"]) and told["token_mask"][:, 3].all()
 
