@@ -216,8 +216,10 @@ def make_row(name: str, s: Settings, folder: Path, python: str, overrides: Seque
         write_json(out / "row.json", found)
 
 
-def make_rows(names: Sequence[str], jobs: int, words: Sequence[str], folder: Path) -> None:
-    """Makes rows in processes of one thread each, at most `jobs` at once. Raises ValueError if one fails."""
+def make_rows(
+    names: Sequence[str], jobs: int, words: Sequence[str], folder: Path, benchmark: str = "diffusion_table"
+) -> None:
+    """Makes rows of a benchmark in processes of one thread each, at most `jobs` at once. Raises ValueError if one fails."""
     waiting, running, failed = list(names), {}, []
     try:
         while waiting or running:
@@ -225,7 +227,7 @@ def make_rows(names: Sequence[str], jobs: int, words: Sequence[str], folder: Pat
                 name = waiting.pop(0)
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 log = (folder / name / "log.txt").open("a")
-                command = [sys.executable, "-m", "benchmarks.diffusion_table", "--only-row", name, *words]
+                command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--only-row", name, *words]
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
                 running[name] = subprocess.Popen(command, cwd=REPO, stdout=log, stderr=log, env=environment)
                 print(f"{name}: started, {log.name}", file=sys.stderr, flush=True)

@@ -1,0 +1,72 @@
+"""The comparison of text-to-image models: what it reads of a training and an evaluation, its table and its curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import text_table
+from benchmarks.text_table import GUIDANCE, MODELS, SKILLS, Settings, draw_curves, draw_pictures, make_row, real, row, shown, table
+from runtime.config import CONF
+from scenes import scoring
+
+
+def made(folder: Path, shift: float = 0.0) -> Path:
+    """The files that a training and an evaluation leave."""
+    metrics = {"exact": {"value": 0.5 + shift, "low": 0.45, "high": 0.55, "real": 0.99, "unit": "%"}, "fd_clip_scenes": {"value": 0.25, "real": 0.01},
+               "r_precision_scenes": {"value": 0.7, "low": 0.6, "high": 0.8, "real": 1.0}}  # fmt: skip
+    points = [{"x": x, "exact": 0.3 + x / 10, "fd_clip_scenes": 0.1 * x} for x in (1, 2)] + [{"x": 3, "exact": 0.5}]
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"steps": 100, "images": 3200, "cpu_sec": 90.0, "parameters": 1234567}))
+    result = {"splits": {"iid": {"metrics": metrics}, "combo": {"metrics": {}}}, "cost": {"nfe": 76, "sec_per_image": 0.5, "else": 1},
+              "sweeps": [{"option": "guidance_scale", "points": points}]}  # fmt: skip
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(result))
+    (folder / "run" / "samples").mkdir(parents=True)
+    for step in (5, 60):
+        Image.new("RGB", (80, 20 + step), "red").save(folder / "run" / "samples" / f"step={step:08d}.png")
+    return folder
+
+
+def test_the_table_shows_every_number_with_its_interval_and_real_images(tmp_path: Path) -> None:
+    rows = {"imagen": row(made(tmp_path / "imagen")), "glide": row(made(tmp_path / "glide", 0.1))}
+    text = table(rows)
+    assert "| imagen | 1,234,567" in text and "| 1.5 " in text and "| 76 " in text
+    [exact] = [line for line in text.splitlines() if line.startswith("| exact")]
+    assert [cell.strip() for cell in exact.split("|")[2:-1]] == ["50 % [45, 55]", "60 % [45, 55]", "99 %"]
+    [distance] = [line for line in text.splitlines() if line.startswith("| fd_clip_scenes")]
+    assert [cell.strip() for cell in distance.split("|")[2:-1]] == ["0.25", "0.25", "0.01"]
+    assert "clip_score_scenes" not in text  # nobody has it
+    assert shown("exact", None) == "–" and real(rows, "combo", "exact") is None
+
+
+def test_curves_and_pictures_are_drawn(tmp_path: Path) -> None:
+    rows = {name: row(made(tmp_path / name)) for name in ("imagen", "glide")}
+    assert [point["x"] for point in rows["imagen"]["curve"]] == [1, 2, 3]
+    draw_curves(rows, tmp_path / "curves.png")
+    draw_pictures(["imagen", "glide"], tmp_path, tmp_path / "grids.png")
+    assert Image.open(tmp_path / "curves.png").width > 300 and Image.open(tmp_path / "grids.png").size == (80, 160)  # the last grids
+
+
+def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evaluate
+
+    asked: list = []
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(text_table, "train_ours", lambda name, s, out, overrides: asked.append((name, tuple(overrides))))
+    monkeypatch.setattr(evaluate, "main", lambda words: (asked.append(words), made(tmp_path / "new")))
+    settings = Settings(1.0, 8)
+    make_row("imagen", settings, tmp_path, ["data=scenes"])
+    torch.set_num_threads(threads)
+    assert asked[0] == ("imagen", ("data=scenes",)) and f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]" in asked[1]
+    assert f"ckpt={tmp_path / 'imagen' / 'run'}" in asked[1] and "n=8" in asked[1] and "splits=[iid,combo]" in asked[1]
+    with pytest.raises(ValueError, match="holds a row with other settings"):
+        make_row("imagen", settings, tmp_path, [])
+
+
+def test_its_names_are_those_of_models_and_skills() -> None:
+    assert all((CONF / "model" / f"{name}.yaml").exists() for name in MODELS)
+    assert set(SKILLS) <= set(scoring.SKILLS)
