@@ -27,6 +27,7 @@ PAGE = REPO / "docs" / "text_to_image.md"
 CURVES, PICTURES = REPO / "docs" / "images" / "text_curves.png", REPO / "docs" / "images" / "text_table.png"
 MODELS = ("imagen", "glide", "dalle2")
 SPLITS = ("iid", "combo")
+PROMPTS = REPO / "docs" / "prompts.txt"
 DISTANCE = "fd_clip_scenes"
 SKILLS = ("exact", "count", "colour", "shape", "size", "binding", "relation", "spelling")
 SCORES = (DISTANCE, "r_precision_scenes", "clip_score_scenes")
@@ -48,6 +49,7 @@ def make_row(name: str, s: Settings, folder: Path, overrides: Sequence[str]) -> 
     Raises: ValueError if the folder holds a row with other settings.
     """
     import evaluate
+    import sample
 
     torch.set_num_threads(1)
     out, job = folder / name, asdict(s) | {"overrides": list(overrides)}
@@ -60,6 +62,8 @@ def make_row(name: str, s: Settings, folder: Path, overrides: Sequence[str]) -> 
             f"ckpt={out / 'run'}", f"name={name}", f"out={out / 'evaluation'}", f"n={s.n}", f"splits=[{','.join(SPLITS)}]", "device=cpu",
             f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]",
         ])  # fmt: skip
+    if not (out / "pictures" / "grid.png").exists():
+        sample.main([f"ckpt={out / 'run'}", f"prompts={PROMPTS}", "n=1", f"out={out / 'pictures'}", "device=cpu"])
 
 
 def row(out: Path) -> dict[str, Any]:
@@ -124,8 +128,8 @@ def draw_curves(rows: dict[str, Any], path: Path) -> None:
 
 
 def draw_pictures(names: Sequence[str], folder: Path, path: Path) -> None:
-    """The grids that training drew at its end, one above the other."""
-    grids = [Image.open(sorted((folder / name / "run" / "samples").glob("step=*.png"))[-1]).convert("RGB") for name in names]
+    """Each model's pictures of the same prompts, one above the other."""
+    grids = [Image.open(folder / name / "pictures" / "grid.png").convert("RGB") for name in names]
     sheet = Image.new("RGB", (max(g.width for g in grids), sum(g.height for g in grids)), "white")
     top = 0
     for grid in grids:

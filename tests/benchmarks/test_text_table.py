@@ -25,9 +25,8 @@ def made(folder: Path, shift: float = 0.0) -> Path:
     result = {"splits": {"iid": {"metrics": metrics}, "combo": {"metrics": {}}}, "cost": {"nfe": 76, "sec_per_image": 0.5, "else": 1},
               "sweeps": [{"option": "guidance_scale", "points": points}]}  # fmt: skip
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(result))
-    (folder / "run" / "samples").mkdir(parents=True)
-    for step in (5, 60):
-        Image.new("RGB", (80, 20 + step), "red").save(folder / "run" / "samples" / f"step={step:08d}.png")
+    (folder / "pictures").mkdir(parents=True)
+    Image.new("RGB", (80, 80), "red").save(folder / "pictures" / "grid.png")
     return folder
 
 
@@ -48,21 +47,24 @@ def test_curves_and_pictures_are_drawn(tmp_path: Path) -> None:
     assert [point["x"] for point in rows["imagen"]["curve"]] == [1, 2, 3]
     draw_curves(rows, tmp_path / "curves.png")
     draw_pictures(["imagen", "glide"], tmp_path, tmp_path / "grids.png")
-    assert Image.open(tmp_path / "curves.png").width > 300 and Image.open(tmp_path / "grids.png").size == (80, 160)  # the last grids
+    assert Image.open(tmp_path / "curves.png").width > 300 and Image.open(tmp_path / "grids.png").size == (80, 160)
 
 
 def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import evaluate
+    import sample
 
     asked: list = []
     threads = torch.get_num_threads()
     monkeypatch.setattr(text_table, "train_ours", lambda name, s, out, overrides: asked.append((name, tuple(overrides))))
     monkeypatch.setattr(evaluate, "main", lambda words: (asked.append(words), made(tmp_path / "new")))
+    monkeypatch.setattr(sample, "main", asked.append)
     settings = Settings(1.0, 8)
     make_row("imagen", settings, tmp_path, ["data=scenes"])
     torch.set_num_threads(threads)
     assert asked[0] == ("imagen", ("data=scenes",)) and f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]" in asked[1]
     assert f"ckpt={tmp_path / 'imagen' / 'run'}" in asked[1] and "n=8" in asked[1] and "splits=[iid,combo]" in asked[1]
+    assert f"prompts={text_table.PROMPTS}" in asked[2] and text_table.PROMPTS.exists()
     with pytest.raises(ValueError, match="holds a row with other settings"):
         make_row("imagen", settings, tmp_path, [])
 
