@@ -43,6 +43,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "heun": samplers.heun,
     "edm": samplers.edm,
     "dpmpp_2m": samplers.dpmpp_2m,
+    "dpmpp_2m_sde": partial(samplers.dpmpp_2m, eta=1.0),
     "unipc": samplers.unipc,
 }
 TWO_CALLS = ("heun", "edm")  # a step, but the last one

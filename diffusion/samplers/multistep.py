@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import Denoise, full_precision
-from rng.keyed import Generators
+from rng.keyed import Generators, randn
 from diffusion.samplers.steps import Grid, OnStep, Step, report, steps, times_of
 from diffusion.schedules import NoiseSchedule
 
@@ -21,15 +21,16 @@ def dpmpp_2m(
     x_T: Tensor,
     *,
     num_steps: int,
+    eta: float = 0.0,
     generator: Generators = None,
     grid: Grid | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M): second-order multistep on x_0_hat, one evaluation a step; first and last step are first order.
 
-    With h = step in log(alpha / sigma), alpha_u (1 - exp(-h)) = alpha_u - sigma_u alpha / sigma, which stays finite at
-    alpha = 0 and at sigma_u = 0. `generator` is not used.
-    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2
+    With h = step in log(alpha / sigma), exp(-h) = sigma_u alpha / (sigma alpha_u), which stays finite at alpha = 0 and at
+    sigma_u = 0. eta is how much noise each step adds: 0 none, 1 as much as ddpm, of which a first-order step is then one.
+    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2, and section 5 with appendix D for eta = 1 (SDE-DPM-Solver++(2M))
     """
     x = full_precision(x_T)
     previous, h_previous = None, math.inf
@@ -42,7 +43,10 @@ def dpmpp_2m(
         # An infinite h_previous (the step from alpha = 0) leaves nothing to extrapolate from.
         if previous is not None and step.t_u is not None and math.isfinite(h_previous):
             estimate = x_0_hat + h / (2 * h_previous) * (x_0_hat - previous)
-        x = step.sigma_u / step.sigma * x + (step.alpha_u - step.sigma_u * step.alpha / step.sigma) * estimate
+        shrink = step.sigma_u * step.alpha / (step.sigma * step.alpha_u)  # exp(-h)
+        x = step.sigma_u / step.sigma * shrink**eta * x + step.alpha_u * (1 - shrink ** (1 + eta)) * estimate
+        if eta > 0 and step.t_u is not None:
+            x = x + step.sigma_u * math.sqrt(1 - shrink ** (2 * eta)) * randn(x.shape, generator, x.device, x.dtype)
         previous, h_previous = x_0_hat, h
         report(on_step, step, x, x_0_hat)
     return x

@@ -78,6 +78,15 @@ def test_dpmpp_2m(num_steps):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_steps", [5, 20, 100])
+def test_dpmpp_2m_with_noise(num_steps):
+    x_T = noise_quantiles(LINEAR)
+    scheduler = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", solver_order=2, final_sigmas_type="zero", **TABLE)
+    theirs = walk(scheduler, num_steps, LINEAR, x_T, step_to_t, generator=torch.Generator().manual_seed(5))
+    ours = dpmpp_2m(mixture(LINEAR).denoise, LINEAR, x_T, num_steps=num_steps, eta=1.0, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("theirs, ours", [(EDMEulerScheduler, ddim), (EDMDPMSolverMultistepScheduler, dpmpp_2m)])
 def test_karras(theirs, ours):
     schedule, num_steps = KarrasSchedule(), 20

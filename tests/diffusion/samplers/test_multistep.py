@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from diffusion.samplers import ddim, dpmpp_2m, unipc
+from diffusion.samplers import ddim, ddpm, dpmpp_2m, unipc
 from tests.diffusion.oracles import SCHEDULES, fitted_order, gaussian, mixture, noise_quantiles
 from tests.diffusion.test_against_diffusers import LINEAR, TABLE, step_to_t, walk
 from tests.diffusion.test_samplers import LOG_SNR_END, errors, log_snr_grid
@@ -43,6 +43,32 @@ def test_without_corrector_it_is_ddim_and_dpmpp_2m(p, same, name):
     oracle, x_T = mixture(schedule), noise_quantiles(schedule)
     ours = unipc(oracle.denoise, schedule, x_T, num_steps=9, order=p, corrector=False)
     torch.testing.assert_close(ours, same(oracle.denoise, schedule, x_T, num_steps=9), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_dpmpp_2m_with_noise_is_ddpm_where_it_is_of_first_order(name):
+    schedule = SCHEDULES[name]
+    oracle, x_T = mixture(schedule), noise_quantiles(schedule)
+    found = [
+        sampler(oracle.denoise, schedule, x_T, num_steps=2, generator=torch.Generator().manual_seed(1))
+        for sampler in (ddpm, functools.partial(dpmpp_2m, eta=1.0))
+    ]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_with_noise_the_spread_of_gaussian_data_comes_out_and_sooner_than_by_ddpm(eta):
+    """Noise is as good as none for an exact denoiser: only the error of the steps is left, and that is of second order."""
+    schedule = SCHEDULES["cosine"]
+    oracle, x_T = gaussian(schedule, 0.3, 0.6), torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0)).double()
+    spread = {}
+    for num_steps in (8, 32):
+        for sampler in (functools.partial(dpmpp_2m, eta=eta), functools.partial(ddim, eta=eta)):
+            x_0 = sampler(oracle.denoise, schedule, x_T, num_steps=num_steps, generator=torch.Generator().manual_seed(1))
+            assert x_0.mean().item() == pytest.approx(0.3, abs=0.01)
+            spread[sampler.func, num_steps] = abs(x_0.std().item() - 0.6)
+    for num_steps in (8, 32):
+        assert spread[dpmpp_2m, num_steps] < 0.6 * spread[ddim, num_steps], spread
 
 
 @pytest.mark.parametrize("num_steps", [5, 10, 20, 100])
