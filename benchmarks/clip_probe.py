@@ -1,8 +1,8 @@
-"""What lies in the main directions of a CLIP's image embeddings? Principal components of scenes, probed for what is in them.
+"""Does a CLIP find captions and images of scenes, and what lies in the main directions of its image embeddings?
 
 python -m benchmarks.clip_probe [--clip clip-scenes --n 3000]
 
-Scenes are embedded; a linear classifier reads each fact of a scene (kind, colour, shape, count, size, relation) from the first
+Retrieval is among 256 distinct pairs of each split of the scenes. Then scenes are embedded; a linear classifier reads each fact of a scene (kind, colour, shape, count, size, relation) from the first
 components alone, fitted on one half and counted on the other. Draws docs/images/clip_probe.png and fills docs/clip.md.
 """
 
@@ -19,13 +19,16 @@ from torch import Tensor
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
 from benchmarks.tables import describe, fill
 from datamodules.base import to_model_range
-from datamodules.scenes import scene_spec
+from datamodules.scenes import ScenesDataset, scene_spec
+from evaluation.metrics.retrieval import distinct, retrieval
 from rng.hashing import stable_hash
 from scenes.grammar import SceneSpec
 from scenes.render import render
+from scenes.splits import SPLITS
 
 PAGE, PICTURE = REPO / "docs" / "clip.md", REPO / "docs" / "images" / "clip_probe.png"
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+PAIRS = 256  # of retrieval
 RIDGE = 1e-3  # of the least squares, relative to the mean variance of the components
 # Fact -> its value in a scene; None where a scene does not have it.
 FACTS: dict[str, Callable[[SceneSpec], Any]] = {
@@ -67,12 +70,12 @@ def probe(coordinates: Tensor, values: Sequence[Any]) -> tuple[float, float]:
 def embedded(module: Any, n: int, batch: int = 64) -> tuple[Tensor, list[SceneSpec]]:
     """Embeddings (n, E) of scenes that training did not have, and their specs."""
     specs = [scene_spec("scenes", "iid", "probe", 0, i) for i in range(n)]
-    found = []
+    parts = []
     for start in range(0, n, batch):
         part = range(start, min(start + batch, n))
         images = [to_model_range(render(specs[i], stable_hash("probe", i), module.image_size)[0]) for i in part]
-        found.append(module.embed_image(torch.stack(images)))
-    return torch.cat(found), specs
+        parts.append(module.embed_image(torch.stack(images)))
+    return torch.cat(parts), specs
 
 
 def measure(embeds: Tensor, specs: Sequence[SceneSpec]) -> dict[str, Any]:
@@ -85,6 +88,27 @@ def measure(embeds: Tensor, specs: Sequence[SceneSpec]) -> dict[str, Any]:
         shares = [probe(coordinates[:, :k], values) for k in counts]
         rows["facts"][fact] = {"accuracy": [right for right, _ in shares], "guess": shares[0][1]}
     return rows
+
+
+def recall(module: Any, split: str, pairs: int = PAIRS) -> dict[str, float]:
+    """Recall among so many distinct pairs of a split that training did not have."""
+    data = ScenesDataset("scenes", module.image_size, 4 * pairs, (split,), 0, "probe")
+    keys = [repr(data.spec(i).canonical()) for i in range(len(data))]
+    items = [data[(i, stable_hash("probe", split, i))] for i in distinct(keys).tolist()]
+    items = [items[i] for i in distinct([item["caption"] for item in items], pairs).tolist()]
+    image, text = [], []
+    for start in range(0, len(items), 64):
+        part = items[start : start + 64]
+        image.append(module.embed_image(torch.stack([item["image"] for item in part])))
+        text.append(module.embed_text([item["caption"] for item in part]))
+    return retrieval(torch.cat(image), torch.cat(text)) | {"pairs": len(items)}
+
+
+def retrieval_table(rows: dict[str, dict[str, float]]) -> str:
+    """Recall as Markdown, a split a line."""
+    keys = [f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)]
+    head = ["split", "pairs", *(f"{'caption of an image' if 'image_to' in k else 'image of a caption'}, at {k[-1]}" for k in keys)]
+    return markdown_table(head, [[f"`{name}`", str(row["pairs"]), *(f"{row[k]:.3f}" for k in keys)] for name, row in rows.items()])
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -128,14 +152,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     module, _, facts = load_module(args.clip)
     embeds, specs = embedded(module, args.n)
     rows = measure(embeds, specs)
+    by_split = {split: recall(module, split) for split in SPLITS if split != "train"}
     result = {
         "benchmark": "clip_probe", "settings": {"clip": Path(args.clip).name, "scenes": args.n}, "weights": facts["sha256"],
-        "machine": machine(torch.get_num_threads()), **provenance("torch"), "rows": rows,
+        "machine": machine(torch.get_num_threads()), **provenance("torch"), "rows": rows, "retrieval": by_split,
     }  # fmt: skip
     write_json(args.out, result)
     plot(rows, embeds, specs, PICTURE)
-    PAGE.write_text(fill(PAGE.read_text(), "clip_probe", f"\n{table(rows)}\n\n{describe(result)}\n\n", PAGE.name))
-    print(f"\n{table(rows)}\n\n{args.out}; {PAGE}; {PICTURE}")
+    block = f"\n{retrieval_table(by_split)}\n\n{table(rows)}\n\n{describe(result)}\n\n"
+    PAGE.write_text(fill(PAGE.read_text(), "clip_probe", block, PAGE.name))
+    print(f"{block}{args.out}; {PAGE}; {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "edm": samplers.edm,
     "dpmpp_2m": samplers.dpmpp_2m,
     "dpmpp_2m_sde": partial(samplers.dpmpp_2m, eta=1.0),
+    "dpmpp_2m_eta1.3": partial(samplers.dpmpp_2m, eta=1.3),
     "unipc": samplers.unipc,
 }
 TWO_CALLS = ("heun", "edm")  # a step, but the last one

@@ -29,7 +29,8 @@ def dpmpp_2m(
     """DPM-Solver++(2M): second-order multistep on x_0_hat, one evaluation a step; first and last step are first order.
 
     With h = step in log(alpha / sigma), exp(-h) = sigma_u alpha / (sigma alpha_u), which stays finite at alpha = 0 and at
-    sigma_u = 0. eta is how much noise each step adds: 0 none, 1 as much as ddpm, of which a first-order step is then one.
+    sigma_u = 0. eta is how much noise each step adds: 0 none, 1 as much as ddpm, of which a first-order step is then one. For
+    an exact denoiser every eta draws from the same distribution; a net's errors are repaired the better, the more noise.
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2, and section 5 with appendix D for eta = 1 (SDE-DPM-Solver++(2M))
     """
     x = full_precision(x_T)

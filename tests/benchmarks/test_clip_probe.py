@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.clip_probe import FACTS, embedded, measure, plot, principal, probe, table
+from benchmarks.clip_probe import FACTS, embedded, measure, plot, principal, probe, recall, retrieval_table, table
 
 
 def test_components_are_uncorrelated_sorted_and_keep_the_distances() -> None:
@@ -34,9 +34,12 @@ def test_a_probe_reads_what_is_there_and_guesses_what_is_not() -> None:
 
 
 class Painter:
-    """A module whose vectors are the image's mean colour and its extent."""
+    """A module whose vectors are the image's mean colour and its extent; it reads captions by their letters alone."""
 
     image_size = 32
+
+    def embed_text(self, captions: list[str]) -> torch.Tensor:
+        return torch.tensor([[float(c.count(letter)) for letter in "aeiour"] for c in captions])
 
     def embed_image(self, image: torch.Tensor) -> torch.Tensor:
         return torch.cat([image.mean((2, 3)), image.std((2, 3))], 1)
@@ -53,3 +56,11 @@ def test_the_table_and_the_picture_are_made_of_scenes(tmp_path: Path) -> None:
     assert all(f"| {fact}" in table(rows) for fact in FACTS)
     plot(rows, embeds, specs, tmp_path / "probe.png")
     assert (tmp_path / "probe.png").stat().st_size > 5000
+
+
+def test_retrieval_is_of_distinct_pairs_of_a_split() -> None:
+    rows = {split: recall(Painter(), split, pairs=12) for split in ("iid", "combo")}
+    assert all(row["pairs"] == 12 and row["chance_r1"] == 1 / 12 for row in rows.values())
+    assert rows["iid"] != rows["combo"] and recall(Painter(), "iid", pairs=12) == rows["iid"]
+    text = retrieval_table(rows)
+    assert "| `combo` | 12" in text and f"{rows['iid']['text_to_image_r5']:.3f}" in text
