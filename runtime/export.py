@@ -86,10 +86,12 @@ def half(value: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def portable(config: Any) -> Any:
-    """The configuration without the place of the run and the name of its W&B page."""
+    """The configuration without places on this machine and the name of the W&B page; of a run it started from, the name."""
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.run_dir, config.name, config.logger = None, None, None
+    if config.get("init") is not None and Path(config.init).is_absolute():
+        config.init = Path(config.init).name
     return config
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import runtime.checkpoint
@@ -19,7 +20,7 @@ from contracts import Request
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
 from runtime.config import REPO
-from runtime.export import CARD, CONFIG, WEIGHTS, card_sha256, export, read_card, read_zoo, sealed
+from runtime.export import CARD, CONFIG, WEIGHTS, card_sha256, export, portable, read_card, read_zoo, sealed
 from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 from tests.toy import overrides
 from train import main
@@ -193,3 +194,11 @@ def test_the_zoo_of_this_repository_is_sealed() -> None:
     for card in (REPO / "zoo").glob(f"*/{CARD}"):
         facts = read_card(card)
         assert facts["card_sha256"] == card_sha256(facts) and facts["config_sha256"] == sha256(card.parent / CONFIG)
+
+
+@pytest.mark.parametrize("init, kept", [("/home/me/runs/first", "first"), ("runs/clip/scenes/first", "runs/clip/scenes/first"), (None, None)])
+def test_a_configuration_holds_no_places_of_the_machine(init: str | None, kept: str | None) -> None:
+    config = OmegaConf.create({"run_dir": "/home/me/run", "name": "x", "logger": {}, "init": init, "model": {}})
+    found = portable(config)
+    assert found.init == kept and found.run_dir is None and found.name is None and found.logger is None
+    assert config.init == init  # a copy
