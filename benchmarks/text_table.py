@@ -166,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(args.out, result)
     draw_curves(rows, CURVES)
     draw_pictures(names, folder, PICTURES)
-    block = f"\n{table(rows)}\n\n{describe(result)}\n\n"
+    pictures = (f"![Pictures of the same prompts: {', '.join(names)}, from above](images/{PICTURES.name})\n\n"
+                f"![Distance against alignment by guidance scale](images/{CURVES.name})")  # fmt: skip
+    block = f"\n{pictures}\n\n{table(rows)}\n\n{describe(result)}\n\n"
     PAGE.write_text(fill(PAGE.read_text(), "text_table", block, PAGE.name))
     print(f"{block}{args.out}; {CURVES}; {PICTURES}")
 
