@@ -14,13 +14,13 @@ import train
 from evaluate import main as evaluate
 from tests.lightning_modules.test_glide import overrides
 
-TOWERS = ("visual.width=32", "visual.layers=1", "visual.heads=2", "visual.embed_dim=16", "text.width=32", "text.layers=1", "text.heads=2",
-          "text.vocab_size=600")  # fmt: skip
+TOWERS = ("tower.width=32", "tower.layers=1", "tower.heads=2", "tower.embed_dim=16",
+          *(f"model.net.text.{s}" for s in ("width=32", "layers=1", "heads=2", "vocab_size=600")))  # fmt: skip
 
 
 def clip_overrides(run: Path, *more: str) -> list[str]:
     return ["trainer=cpu", "trainer.precision=32-true", f"run_dir={run}", "logger.wandb=null", "callbacks.progress=null", "data.batch_size=8",
-            "data.num_val=8", "trainer.max_steps=2", *(f"model.net.{s}" for s in TOWERS), *more]  # fmt: skip
+            "data.num_val=8", "trainer.max_steps=2", *TOWERS, *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

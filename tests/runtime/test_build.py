@@ -218,7 +218,7 @@ diffusion.schedules.NoiseSchedule diffusion.schedules.RectifiedFlowSchedule diff
 diffusion.times.GridTimes diffusion.times.LogitNormalTimes diffusion.times.NormalLogSNR diffusion.times.Times
 diffusion.times.UniformTimes evaluation.extractors.classifier.ClassifierFeatures
 evaluation.extractors.clip_towers.CLIP evaluation.extractors.dinov2.DINOv2 evaluation.extractors.inception.InceptionV3
-evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP
+evaluation.extractors.lite0.EfficientNetLite0 evaluation.extractors.open_clip.OpenCLIP evaluation.extractors.trained_clip.TrainedCLIP
 evaluation.metrics.alignment.SceneAlignment evaluation.metrics.checkerboard.Checkerboard
 evaluation.metrics.class_accuracy.ClassAccuracy evaluation.metrics.clip_score.CLIPScore
 evaluation.metrics.clip_score.RPrecision evaluation.metrics.frechet.FrechetDistance
