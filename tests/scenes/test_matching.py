@@ -10,7 +10,7 @@ from scenes.grammar import SHAPES
 from scenes.matching import blur_matrix, blurred, fit_shape, soft_iou
 
 
-@pytest.mark.parametrize("sigma", [0.0, 1.0])
+@pytest.mark.parametrize("sigma", [0.0, 1.0, 1.4])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_drawn_shape_is_found_with_its_box(shape: str, sigma: float) -> None:
     mask = shape_coverage(shape, 20.4, 19.7, 18.0, 0, 0, 40, 40) / FULL

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from scenes.grammar import COLOURS, PRESETS, Group, SceneSpec, sample_spec
 from scenes.labelling import label
 from scenes.parser import ParsedScene, parse
+from scenes.reading import Reading
 from scenes.render import render
 from scenes.scoring import aggregate, score
 
@@ -107,6 +108,23 @@ def test_empty_noise_and_giant_blobs() -> None:
     giant = np.full((64, 64, 3), 24, dtype=np.uint8)
     giant[4:60, 4:60] = COLOURS["red"]
     assert parse(giant).malformed == 1
+
+
+def test_what_has_no_known_shape_is_malformed() -> None:
+    bar = np.full((64, 64, 3), 24, dtype=np.uint8)
+    bar[30:34, 8:56] = COLOURS["red"]
+    found = parse(bar)
+    assert found.malformed == 1 and found.objects[0].malformed and found.objects[0].iou < 0.6
+
+
+@pytest.mark.parametrize(("fit", "word"), [(0.5, None), (0.65, None), (0.99, "I")])
+def test_a_word_is_seen_where_it_fits_well_and_better_than_objects(fit: float, word: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = np.full((64, 64, 3), 24, dtype=np.uint8)
+    bar[20:44, 25:39] = COLOURS["red"]  # as a square it fits by about 0.7
+    alone = parse(bar)
+    assert 0.65 < alone.fit < 0.85 or alone.word is not None
+    monkeypatch.setattr("scenes.parser.read_word", lambda mask: Reading("I", fit))
+    assert parse(bar).word == word
 
 
 def test_specks_are_debris_and_touching_colours_are_two_objects() -> None:
