@@ -62,6 +62,25 @@ def test_a_missing_group_fails_the_relation_and_a_blank_picture_everything() -> 
     assert set(score(SPEC, ParsedScene(())).values()) == {0.0}
 
 
+@pytest.mark.parametrize("relation, first", [("left of", (0.2, 0.8)), ("right of", (0.8, 0.2)), ("above", (0.8, 0.2)), ("below", (0.2, 0.8))])
+def test_a_relation_is_of_its_own_axis_and_direction(relation: str, first: tuple[float, float]) -> None:
+    spec = SceneSpec("pair", (Group(1, "small", "red", "circle"), Group(1, "large", "blue", "square")), relation)
+    second = (1 - first[0], 1 - first[1])
+    found = [score(spec, ParsedScene((_object("red", "circle", "small", *a), _object("blue", "square", "large", *b))))["relation"]
+             for a, b in ((first, second), (second, first))]  # fmt: skip
+    assert found == [1, 0]
+
+
+def test_a_picture_with_something_malformed_is_not_exact_whatever_it_holds() -> None:
+    values = score(SPEC, ParsedScene((A1, A2, B), malformed=1))
+    assert values.pop("exact") == 0 and set(values.values()) == {1}
+
+
+def test_too_few_and_too_many_are_errors_of_the_count() -> None:
+    assert diagnostics(SPEC, ParsedScene((A1,)))["count_error"] == 2
+    assert diagnostics(SPEC, ParsedScene((A1, A2, B, B)))["count_error"] == 1
+
+
 def test_swapped_attributes_are_a_binding_error() -> None:
     spec = SceneSpec("pair", (Group(1, "small", "red", "circle"), Group(1, "small", "blue", "square")), "left of")
     values = score(spec, ParsedScene((_object("blue", "circle", "small", 0.2), _object("red", "square", "small", 0.8))))
@@ -104,6 +123,7 @@ def test_an_edited_picture_fails_the_edited_skill_only(preset: str) -> None:
 def test_wilson_and_aggregate() -> None:
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998
     assert wilson(0, 0) == (0, 1) and wilson(20, 20)[1] == pytest.approx(1)
+    assert aggregate([{"exact": 1.0, "spelling": 1.0}, {"exact": 0.0}])["spelling"]["mean"] == 1
     rows = aggregate([{"exact": 1.0, "spelling": 0.0}, {"exact": 0.0}])
     assert rows["exact"]["mean"] == 0.5 and rows["exact"]["n"] == 2 and rows["spelling"]["n"] == 1
     assert rows["exact"]["low"] < 0.5 < rows["exact"]["high"]
