@@ -28,6 +28,11 @@ def test_scales_belong_to_the_times_that_the_denoiser_sees():
     assert step.sigma == SCHEDULES["karras"].sigma(rounded.double())[0].item()
 
 
+def test_a_grid_of_the_call_takes_the_place_of_the_schedules():
+    found = list(steps(SCHEDULES["cosine"], 2, lambda n: torch.tensor([0.8, 0.3, 0.0]), torch.zeros(1, dtype=torch.float64)))
+    assert [s.t for s in found] == pytest.approx([0.8, 0.3]) and found[0].t_u == pytest.approx(0.3) and found[1].t_u is None
+
+
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="num_steps=0"):
         list(steps(SCHEDULES["linear"], 0, None, torch.zeros(1)))
