@@ -26,7 +26,7 @@ from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, film, inpaint, interpolate, invert
 from files import read_bytes, replacing, write_text
 from runtime import settings
-from runtime.checkpoint import guide_by_clip, guide_by_weaker, load_module
+from runtime.checkpoint import guide, load_module
 from runtime.cli import launch
 from runtime.config import compose
 from runtime.options import SHORT, built_options, given_options, shown_options
@@ -60,19 +60,16 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     options, methods = given_options(cfg), methods_of("sample" if sheet is not None else cfg.task, module)
     for name, value in options.items():
         check_options(module, {name: value}, "" if cfg.get(name) is not None else "options.", methods)
+    # With options, such as stages=[base], what is trained may be enough: then sample() says whether it is.
+    if not options and (reason := module.sampling_refusal()) is not None:
+        raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     from_images = cfg.image is not None or cfg.images is not None
     request = read_request(cfg, module, from_images and cfg.task != "film")
     if from_images:
         request = with_images(cfg, request, config.data)
-    if (reason := module.sampling_refusal()) is not None:
-        raise ValueError(f"ckpt={cfg.ckpt}: {reason}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
-    guides: dict[str, str] = {}
-    if cfg.weaker is not None:
-        guides["weaker"] = guide_by_weaker(module, cfg.weaker, ema=cfg.ema, trust=trusted(cfg.trust))["sha256"]
-    if cfg.guide_clip is not None:
-        guides["guide_clip"] = guide_by_clip(module, cfg.guide_clip, ema=cfg.ema, trust=trusted(cfg.trust))["sha256"]
+    guides = {name: found["sha256"] for name, found in guide(module, cfg, trusted(cfg.trust)).items()}
     what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind

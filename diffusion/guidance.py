@@ -63,10 +63,13 @@ def guided(
             out = out * (1 - rescale + rescale * _std(cond_hat) / _std(out).clamp(min=1e-8))
         return out
 
-    if interval is None:
-        return guided_denoise
+    return guided_denoise if interval is None else _within(interval, schedule, guided_denoise, conditional)
 
-    def guided_within(x_t: Tensor, t: Tensor) -> Tensor:
+
+def _within(interval: tuple[float, float], schedule: NoiseSchedule, guided_denoise: Denoise, conditional: Denoise) -> Denoise:
+    """The first denoiser at the log_snr of the interval, ends included, and the other one elsewhere."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         log_snr = schedule.log_snr(t)
         inside = (log_snr >= interval[0]) & (log_snr <= interval[1])  # (B,)
         share = inside.double().mean().item()
@@ -75,7 +78,7 @@ def guided(
         out = guided_denoise(x_t, t)
         return out if share == 1 else torch.where(expand(inside, out) > 0, out, conditional(x_t, t))
 
-    return guided_within
+    return denoise
 
 
 def _cat(cond: dict[str, Any], uncond: dict[str, Any]) -> dict[str, Any]:

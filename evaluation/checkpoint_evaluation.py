@@ -24,7 +24,7 @@ from evaluation.report import FinishedEvaluation
 from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
 from runtime.build import DATA, instantiate, instantiate_untrusted
-from runtime.checkpoint import guide_by_clip, guide_by_weaker, load_module
+from runtime.checkpoint import guide, load_module
 from runtime.config import REPO, compose_data
 from runtime.options import given_options, plain, shown_options
 from runtime.places import check_folder, trusted
@@ -54,7 +54,7 @@ def evaluate_checkpoint(
         raise ValueError(f"ckpt={ckpt}: {refusal}")
     device = device_of(cfg.device, ranks)
     module = module.eval().to(device)
-    guides = guided_by(cfg, module)
+    guides = guide(module, cfg, trusted(cfg.trust))
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
     asked = likelihood_options(module, cfg)
@@ -97,13 +97,7 @@ def evaluate_checkpoint(
     return write_result(out, what, splits, sweeps)
 
 
-GUIDES = {"weaker": (guide_by_weaker, "guided by"), "guide_clip": (guide_by_clip, "guided by the CLIP")}
-
-
-def guided_by(cfg: DictConfig, module: Any) -> dict[str, dict[str, Any]]:
-    """Lets the models that the settings name guide this one; setting -> what is known of each."""
-    given = {name: guide for name, (guide, _) in GUIDES.items() if cfg[name] is not None}
-    return {name: guide(module, cfg[name], ema=cfg.ema, trust=trusted(cfg.trust)) for name, guide in given.items()}
+GUIDED = {"weaker": "guided by", "guide_clip": "guided by the CLIP"}
 
 
 def default_splits(data: Any) -> Sequence[str]:
@@ -221,7 +215,7 @@ def describe(
     given = shown_options(given_options(cfg))
     settings = shown_options(module.sampling_settings()) | given
     settings |= {name: found["sha256"] for name, found in guides.items()}
-    guide = {GUIDES[name][1]: f"{cfg[name]} (sha256 {found['sha256'][:12]}), {found['weights']} after {found['step']:,} steps"
+    guided = {GUIDED[name]: f"{cfg[name]} (sha256 {found['sha256'][:12]}), {found['weights']} after {found['step']:,} steps"
              for name, found in guides.items()}  # fmt: skip
     parameters = sum(p.numel() for p in module.parameters())
     info = info | {"path": shortest(Path(info["path"]))}
@@ -238,7 +232,7 @@ def describe(
             "images per split": str(cfg.n or DEFAULT_N),
             "seeds": f"one per image, from seed={cfg.seed}",
             "sampling": ", ".join(f"{k} {v}" for k, v in given.items()) or "as the checkpoint has it",
-            **guide,
+            **guided,
             "precision": computed_in,
             "device": place,
         },

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch, Request, label_tensor
-from rng.keyed import keyed_generators, keyed_rand
+from rng.keyed import keyed_rand
 from lightning_modules.base import GenerativeModule
 from lightning_modules.clip_guidance import ClipGuidance
+from lightning_modules.filming import Filming
 from lightning_modules.inpainting import Inpainting
 from lightning_modules.stage import DiffusionStage
 
-FILMED = 60  # steps of a film, at most
 
-
-class Cascade(Inpainting, ClipGuidance, GenerativeModule):
+class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
     """Diffusion stages that train independently of each other and are sampled in order.
 
     Each stage has its own loss and gradient clip, and all its noise is keyed by the samples' seeds and its name, so that
@@ -255,50 +254,6 @@ class Cascade(Inpainting, ClipGuidance, GenerativeModule):
     def drawing_fields(self, request: Request, seeds: Sequence[int]) -> Batch:
         """What the base stage's conditioners read, as `request_fields`, where some of it is drawn."""
         return self.request_fields(request)
-
-    @torch.no_grad()
-    def film(
-        self,
-        request: Request,
-        *,
-        seeds: Sequence[int],
-        guidance_scale: float | None = None,
-        num_steps: int | None = None,
-        sampler: Callable[..., Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """x_t and x_0_hat (K, n, C, S, S) in [-1, 1] of at most 60 steps of the base stage; both end with its images."""
-        name, stage = self.base, self.stages[self.base]
-        self.check_sampling([name], request, seeds)
-        steps = num_steps or stage.num_steps
-        wanted = {round(i * (steps - 1) / max(1, FILMED - 2)) for i in range(FILMED - 1)} if steps >= FILMED else set(range(steps))
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-        def watch(step: int, x_t: Tensor, x_0_hat: Tensor) -> None:
-            if step in wanted:
-                seen[step] = stage.shown(x_t), stage.shown(x_0_hat)
-
-        image = stage.sample(
-            self.drawing_fields(request, seeds),
-            seeds,
-            name,
-            device=self.device,
-            guidance_scale=guidance_scale,
-            num_steps=num_steps,
-            sampler=sampler,
-            weaker=None if self.weaker is None else self.weaker.stages[name],
-            on_step=watch,
-        )
-        x_t, x_0_hat = zip(*seen.values(), (image, image))
-        return torch.stack(x_t), torch.stack(x_0_hat)
-
-    @torch.no_grad()
-    def noised(self, request: Request, *, seeds: Sequence[int], frames: int) -> Tensor:
-        """`images` of a request (frames, n, C, S, S) in [-1, 1], from clean to noise at even times, each with one noise."""
-        name, stage = self.base, self.stages[self.base]
-        x_0 = stage.space.encode({"image": request.images.to(self.device)})
-        eps = stage.noise(x_0.shape, keyed_generators(seeds, name, "film"), x_0.device) / stage.schedule.sigma(torch.ones(()))
-        times = torch.linspace(0, 1, frames)
-        return torch.stack([stage.shown(stage.schedule.alpha(t) * x_0 + stage.schedule.sigma(t) * eps) for t in times])
 
     def sampling_settings(self) -> dict[str, Any]:
         """How each stage samples where no option is given."""

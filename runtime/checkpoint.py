@@ -71,38 +71,31 @@ def load_module(
     return module.eval(), config, info
 
 
-def guide_by_weaker(module: Any, ckpt: str | Path, *, ema: bool = True, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """Makes a model draw guided by a weaker one, such as an earlier checkpoint of its run; returns what is known of that one.
+# Setting -> what a model must be to be guided so, its method for it, and what to say of one that is not.
+GUIDES: dict[str, tuple[type, str, str]] = {
+    "weaker": (GuidedByWeaker, "guide_by", "is not guided by a weaker model; diffusion models are"),
+    "guide_clip": (GuidedByCLIP, "guide_by_clip", "is not guided by a CLIP; diffusion models of captions are"),
+}
 
-    Args: as of `load_module`.
-    Raises: ValueError, in one line, for a model that knows no such guidance, and for a weaker one that does not fit or is
-        not trained; what `load_module` raises.
+
+def guide(module: Any, cfg: DictConfig, trust: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Lets the models that a command's settings name guide this one; returns what is known of each, by setting.
+
+    Raises: ValueError, in one line, for a model that knows no such guidance, and for a guide that does not fit or is not
+        trained; what `load_module` raises.
     """
-    if not isinstance(module, GuidedByWeaker):
-        raise ValueError(f"weaker={ckpt}: {type(module).__name__} is not guided by a weaker model; diffusion models are")
-    other, _, info = load_module(ckpt, ema=ema, setting="weaker", trust=trust)
-    try:
-        module.guide_by(other)
-    except ValueError as error:
-        raise ValueError(f"weaker={ckpt}: {error}") from None
-    return info
-
-
-def guide_by_clip(module: Any, ckpt: str | Path, *, ema: bool = True, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """Makes a model draw guided by a noise-aware CLIP; returns what is known of that one.
-
-    Args: as of `load_module`.
-    Raises: ValueError, in one line, for a model that cannot be guided so, and for a CLIP that does not fit; what
-        `load_module` raises.
-    """
-    if not isinstance(module, GuidedByCLIP):
-        raise ValueError(f"guide_clip={ckpt}: {type(module).__name__} is not guided by a CLIP; diffusion models of captions are")
-    other, _, info = load_module(ckpt, ema=ema, setting="guide_clip", trust=trust)
-    try:
-        module.guide_by_clip(other)
-    except ValueError as error:
-        raise ValueError(f"guide_clip={ckpt}: {error}") from None
-    return info
+    found = {}
+    for setting, (ability, method, refusal) in GUIDES.items():
+        if (ckpt := cfg[setting]) is None:
+            continue
+        if not isinstance(module, ability):
+            raise ValueError(f"{setting}={ckpt}: {type(module).__name__} {refusal}")
+        other, _, found[setting] = load_module(ckpt, ema=cfg.ema, setting=setting, trust=trust)
+        try:
+            getattr(module, method)(other)
+        except ValueError as error:
+            raise ValueError(f"{setting}={ckpt}: {error}") from None
+    return found
 
 
 def check_contents(checkpoint: dict[str, Any], path: Path) -> None:

@@ -32,8 +32,11 @@ def given_options(cfg: DictConfig) -> dict[str, Any]:
 
 
 def chosen(name: str, value: Any) -> Any:
-    """An option's value; the name of a choice of conf/<option>/, such as sampler=ddim, becomes its configuration."""
-    if isinstance(value, str) and (CONF / name).is_dir():
+    """An option's value; of one that the commands choose from conf/, such as sampler=ddim, its configuration.
+
+    Another option may share its name with a folder of conf/: `prior` of a DALL-E 2 is a word here, and a net in training.
+    """
+    if isinstance(value, str) and name in SHORT and (CONF / name).is_dir():
         return plain(compose("evaluate", [f"{name}={value}"])[name])
     return value
 

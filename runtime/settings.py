@@ -51,7 +51,8 @@ def check_judges(plain: dict[str, Any], needed: bool = False) -> None:
     """Raises FileNotFoundError, or ValueError where it is `needed` and not given, for a trained judge that is not there.
 
     A judge is a node with `ckpt` that loads it through `load_module`, anywhere in `evaluator` or `callbacks`. It stands in
-    a node of its own, such as `classifier`, which the messages name, since evaluators only refer to it.
+    a node of its own, such as `classifier`, which the messages name, since evaluators only refer to it. One that nobody has
+    named, the default of conf/extractor/, may be missing: the report then says that its metrics are not computed.
     """
     from runtime.checkpoint import locate
 
@@ -69,6 +70,9 @@ def check_judges(plain: dict[str, Any], needed: bool = False) -> None:
     for part in ("evaluator", "callbacks"):
         for where, node in judges(plain.get(part), part):
             name = f"{next((n for n in own if plain[n] == node), where)}.ckpt"
+            default = CONF / "extractor" / f"{name.removesuffix('.ckpt')}.yaml"
+            if node["ckpt"] is not None and default.exists() and node["ckpt"] == OmegaConf.load(default).get("ckpt"):
+                continue
             if node["ckpt"] is not None:
                 locate(node["ckpt"], name)
             elif needed:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contracts import Films, GuidedByWeaker, Request
+from contracts import GuidedByWeaker, Request
 from diffusion.samplers import ddim
 from diffusion.schedules import CosineSchedule, RectifiedFlowSchedule
 from diffusion.times import LogitNormalTimes
@@ -112,25 +112,6 @@ def test_classes_are_learned(options: dict[str, Any]) -> None:
     assert (drawn.argmax(1) == label).float().mean() > 0.85
     means = torch.stack([drawn[label == c].mean(0) for c in range(3)])
     assert (means - colours).abs().max() < 0.5
-
-def test_a_film_ends_with_the_images_and_begins_with_noise() -> None:
-    module = make()
-    request = Request(3, labels=[0, 1, None])
-    x_t, x_0_hat = module.film(request, seeds=[1, 2, 3], num_steps=5)
-    images = module.sample(request, seeds=[1, 2, 3], num_steps=5)
-    assert isinstance(module, Films) and x_t.shape == x_0_hat.shape == (6, 3, 3, 2, 2)
-    assert torch.equal(x_t[-1], images) and torch.equal(x_0_hat[-1], images) and x_t.abs().max() <= 1
-    assert len(module.film(request, seeds=[1, 2, 3], num_steps=90)[0]) == 60
-
-
-def test_adding_noise_begins_with_the_image_and_forgets_it() -> None:
-    module, given = make(None), torch.full((2, 3, 2, 2), 0.5)
-    way = module.noised(Request(2, images=given), seeds=[1, 2], frames=7)
-    assert way.shape == (7, 2, 3, 2, 2) and way.abs().max() <= 1
-    torch.testing.assert_close(way[0], given, rtol=0, atol=1e-3)
-    other = module.noised(Request(2, images=-given), seeds=[1, 2], frames=7)
-    torch.testing.assert_close(way[-1], other[-1], rtol=0, atol=1e-3)
-    assert not torch.equal(way[-1][0], way[-1][1])
 
 
 def test_only_a_model_of_the_same_kind_guides() -> None:

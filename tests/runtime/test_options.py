@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion.samplers import ddim
+from runtime.config import CONF
 from runtime.options import (
     built_options, check_callbacks, given_options, merged_options, shown_options, swept_option,
 )  # fmt: skip
@@ -42,6 +43,12 @@ def test_a_sampler_goes_by_its_name_until_it_is_used() -> None:
     assert built_options(options)["sampler"].func is ddim
     with pytest.raises(ValueError, match="Did you mean sampler=ddim"):
         given_options(command(options={"sampler": "dimm"}))
+
+
+def test_a_word_that_is_also_a_choice_of_training_stays_a_word() -> None:
+    assert (CONF / "prior" / "diffusion.yaml").exists()
+    options = given_options(command(options={"prior": "diffusion"}))
+    assert options == {"prior": "diffusion"} and swept_option(Model(), "prior", "text") == "text"
 
 
 @pytest.mark.parametrize(
