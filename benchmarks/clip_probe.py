@@ -1,9 +1,10 @@
 """Does a CLIP find captions and images of scenes, and what lies in the main directions of its image embeddings?
 
-python -m benchmarks.clip_probe [--clip clip-scenes --n 3000]
+python -m benchmarks.clip_probe [--clip clip-scenes --n 3000 --sets 5]
 
-Retrieval is among 256 distinct pairs of each split of the scenes. Then scenes are embedded; a linear classifier reads each fact of a scene (kind, colour, shape, count, size, relation) from the first
-components alone, fitted on one half and counted on the other. Draws docs/images/clip_probe.png and fills docs/clip.md.
+Retrieval is among 256 distinct pairs of each split of the scenes, in several sets. Then scenes are embedded; a linear classifier reads each fact
+of a scene (kind, colour, shape, count, size, relation) from the first components alone, fitted on one half and counted on the other.
+For the default CLIP this draws docs/images/clip_probe.png and fills docs/clip.md.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from scenes.splits import SPLITS
 PAGE, PICTURE = REPO / "docs" / "clip.md", REPO / "docs" / "images" / "clip_probe.png"
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 PAIRS = 256  # of retrieval
+RECALLS = tuple(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5))
 RIDGE = 1e-3  # of the least squares, relative to the mean variance of the components
-# Fact -> its value in a scene; None where a scene does not have it.
+CLIP = "clip-scenes"
+# Fact -> its value in a scene; None where a scene does not have it. A scene with "A right of B" shows "B left of A": the ordered one is asked.
 FACTS: dict[str, Callable[[SceneSpec], Any]] = {
     "kind": lambda spec: spec.kind,
     "colour": lambda spec: spec.groups[0].colour if spec.kind == "single" else None,
     "shape": lambda spec: spec.groups[0].shape if spec.kind == "single" else None,
     "size": lambda spec: spec.groups[0].size if spec.kind == "single" else None,
     "count": lambda spec: spec.groups[0].count if spec.kind == "single" else None,
-    "relation": lambda spec: spec.relation,
+    "relation": lambda spec: spec.ordered().relation,
     "colour of the word": lambda spec: spec.word_colour,
 }
 
@@ -90,11 +93,11 @@ def measure(embeds: Tensor, specs: Sequence[SceneSpec]) -> dict[str, Any]:
     return rows
 
 
-def recall(module: Any, split: str, pairs: int = PAIRS) -> dict[str, float]:
-    """Recall among so many distinct pairs of a split that training did not have."""
-    data = ScenesDataset("scenes", module.image_size, 4 * pairs, (split,), 0, "probe")
+def recall(module: Any, split: str, pairs: int = PAIRS, tag: str = "probe") -> dict[str, float]:
+    """Recall among so many distinct pairs of a split that training did not have; another tag takes another set of them."""
+    data = ScenesDataset("scenes", module.image_size, 4 * pairs, (split,), 0, tag)
     keys = [repr(data.spec(i).canonical()) for i in range(len(data))]
-    items = [data[(i, stable_hash("probe", split, i))] for i in distinct(keys).tolist()]
+    items = [data[(i, stable_hash(tag, split, i))] for i in distinct(keys).tolist()]
     items = [items[i] for i in distinct([item["caption"] for item in items], pairs).tolist()]
     image, text = [], []
     for start in range(0, len(items), 64):
@@ -104,11 +107,25 @@ def recall(module: Any, split: str, pairs: int = PAIRS) -> dict[str, float]:
     return retrieval(torch.cat(image), torch.cat(text)) | {"pairs": len(items)}
 
 
-def retrieval_table(rows: dict[str, dict[str, float]]) -> str:
-    """Recall as Markdown, a split a line."""
-    keys = [f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)]
-    head = ["split", "pairs", *(f"{'caption of an image' if 'image_to' in k else 'image of a caption'}, at {k[-1]}" for k in keys)]
-    return markdown_table(head, [[f"`{name}`", str(row["pairs"]), *(f"{row[k]:.3f}" for k in keys)] for name, row in rows.items()])
+def recalls(module: Any, split: str, sets: int, pairs: int = PAIRS) -> dict[str, Any]:
+    """Recall of several sets: how many pairs each had, and per direction and rank the mean, the lowest and the highest."""
+    rows = [recall(module, split, pairs, f"probe {i}") for i in range(sets)]
+    found: dict[str, Any] = {"pairs": [int(row["pairs"]) for row in rows]}
+    for key in RECALLS:
+        values = [row[key] for row in rows]
+        found[key] = {"mean": sum(values) / sets, "low": min(values), "high": max(values)}
+    return found
+
+
+def retrieval_table(rows: dict[str, dict[str, Any]]) -> str:
+    """Recall in percent as Markdown, a split a line: the mean, and between which values the sets lie."""
+    head = ["split", "pairs", *(f"{'caption of an image' if 'image_to' in k else 'image of a caption'}, at {k[-1]}" for k in RECALLS)]
+    lines = []
+    for name, row in rows.items():
+        shares = [f"{100 * row[k]['mean']:.1f} [{100 * row[k]['low']:.1f}, {100 * row[k]['high']:.1f}]" for k in RECALLS]
+        fewest, most = min(row["pairs"]), max(row["pairs"])
+        lines.append([f"`{name}`", str(most) if fewest == most else f"{fewest} to {most}", *shares])
+    return markdown_table(head, lines)
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -145,23 +162,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     from runtime.checkpoint import load_module
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clip_probe", description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", default="clip-scenes", help="a run, a checkpoint or a name in zoo/ of model=clip")
+    parser.add_argument("--clip", default=CLIP, help="a run, a checkpoint or a name in zoo/ of model=clip")
     parser.add_argument("--n", type=positive(int), default=3000, help="scenes (default 3000)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "clip_probe.json", help="where the JSON goes")
+    parser.add_argument("--sets", type=positive(int), default=5, help="sets of pairs that retrieval is measured on (default 5)")
+    parser.add_argument("--out", type=Path, help=f"where the JSON goes (default: benchmarks/results/clip_probe.json for {CLIP}, nowhere for others)")
     args = parser.parse_args(argv)
     module, _, facts = load_module(args.clip)
     embeds, specs = embedded(module, args.n)
     rows = measure(embeds, specs)
-    by_split = {split: recall(module, split) for split in SPLITS if split != "train"}
+    by_split = {split: recalls(module, split, args.sets) for split in SPLITS if split != "train"}
     result = {
-        "benchmark": "clip_probe", "settings": {"clip": Path(args.clip).name, "scenes": args.n}, "weights": facts["sha256"],
+        "benchmark": "clip_probe", "settings": {"clip": Path(args.clip).name, "scenes": args.n, "sets": args.sets}, "weights": facts["sha256"],
         "machine": machine(torch.get_num_threads()), **provenance("torch"), "rows": rows, "retrieval": by_split,
     }  # fmt: skip
-    write_json(args.out, result)
-    plot(rows, embeds, specs, PICTURE)
     block = f"\n{retrieval_table(by_split)}\n\n{table(rows)}\n\n{describe(result)}\n\n"
-    PAGE.write_text(fill(PAGE.read_text(), "clip_probe", block, PAGE.name))
-    print(f"{block}{args.out}; {PAGE}; {PICTURE}")
+    print(block)
+    if args.clip == CLIP:
+        plot(rows, embeds, specs, PICTURE)
+        PAGE.write_text(fill(PAGE.read_text(), "clip_probe", block, PAGE.name))
+        print(f"{PAGE}; {PICTURE}")
+    out = args.out or (RESULTS / "clip_probe.json" if args.clip == CLIP else None)
+    if out:
+        write_json(out, result)
+        print(out)
 
 
 if __name__ == "__main__":

@@ -85,13 +85,20 @@ def edit(
     x_T = module.noise_of(z, one, **noise_options)
     before, after = module.captions_embedded(words)
     shares = torch.linspace(0, FARTHEST, request.n, device=z.device)
-    # Between equal captions there is no direction; then the arc only shortens the vector, and the norm takes that back.
-    way = F.normalize(slerp(z, F.normalize(after - before, dim=0)[None], shares)[0], dim=-1)  # (n, E)
+    way = turned(z, before[None], after[None], shares)[0]  # (n, E)
     images_u8 = to_uint8(module.draw_embedded(way, request, seeds=seeds, x_T=each(x_T, request.n), **draw_options).float().cpu())
     given = reduced_u8(one.images, images_u8.shape[-1])
     names = ["image", *(f"{float(x):.2f}" for x in shares)]
     strip = captioned_grid(with_images(one, images_u8), names, columns=len(names))
     return TaskPictures(images_u8, strip, {"first_psnr_db": float(psnr(given, images_u8[:1])[0])})
+
+
+def turned(z: Tensor, before: Tensor, after: Tensor, shares: Tensor) -> Tensor:
+    """Embeddings z (B, E) turned by shares (K,) of the arc towards what two captions (B, E) differ in: (B, K, E).
+
+    Between equal captions there is no direction; then the arc only shortens the vector, and the norm takes that back.
+    """
+    return F.normalize(slerp(z, F.normalize(after - before, dim=-1), shares), dim=-1)
 
 
 def each(x: Tensor, n: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.clip_probe import FACTS, embedded, measure, plot, principal, probe, recall, retrieval_table, table
+from benchmarks.clip_probe import FACTS, embedded, measure, plot, principal, probe, recall, recalls, retrieval_table, table
 
 
 def test_components_are_uncorrelated_sorted_and_keep_the_distances() -> None:
@@ -62,5 +62,24 @@ def test_retrieval_is_of_distinct_pairs_of_a_split() -> None:
     rows = {split: recall(Painter(), split, pairs=12) for split in ("iid", "combo")}
     assert all(row["pairs"] == 12 and row["chance_r1"] == 1 / 12 for row in rows.values())
     assert rows["iid"] != rows["combo"] and recall(Painter(), "iid", pairs=12) == rows["iid"]
-    text = retrieval_table(rows)
-    assert "| `combo` | 12" in text and f"{rows['iid']['text_to_image_r5']:.3f}" in text
+    assert recall(Painter(), "iid", pairs=12, tag="other") != rows["iid"]
+
+
+def test_several_sets_end_in_a_mean_and_a_range() -> None:
+    single = [recall(Painter(), "iid", pairs=12, tag=f"probe {i}")["text_to_image_r5"] for i in range(3)]
+    found = recalls(Painter(), "iid", sets=3, pairs=12)
+    assert found["pairs"] == [12, 12, 12]
+    assert found["text_to_image_r5"] == {"mean": pytest.approx(sum(single) / 3), "low": min(single), "high": max(single)}
+    assert min(single) < max(single)
+    text = retrieval_table({"combo": found, "count": found | {"pairs": [9, 12, 12]}})
+    assert "| `combo` | 12 " in text and "| `count` | 9 to 12 " in text
+    assert f"{100 * sum(single) / 3:.1f} [{100 * min(single):.1f}, {100 * max(single):.1f}]" in text
+
+
+def test_a_relation_is_asked_by_what_the_scene_shows() -> None:
+    from scenes.grammar import Group, SceneSpec
+
+    red, blue = Group(1, "small", "red", "circle"), Group(1, "large", "blue", "square")
+    assert FACTS["relation"](SceneSpec("pair", (red, blue), "right of")) == "left of"
+    assert FACTS["relation"](SceneSpec("pair", (blue, red), "left of")) == "left of"
+    assert FACTS["relation"](SceneSpec("pair", (red, blue), "below")) == "above"

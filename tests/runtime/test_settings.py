@@ -45,6 +45,16 @@ def test_a_check_leaves_the_configuration_as_it_was() -> None:
     assert cfg.run_dir is None
 
 
+def test_a_judge_that_nobody_named_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(ckpt: str, name: str) -> None:
+        raise FileNotFoundError(f"{name}={ckpt}: there is no such run")
+
+    monkeypatch.setattr("runtime.checkpoint.locate", nothing)
+    settings.check("evaluate", compose("evaluate", ["ckpt=somewhere"]))  # the report says what is not computed
+    with pytest.raises(FileNotFoundError, match="^clip_scenes.ckpt=elsewhere: there is no such run"):
+        settings.check("evaluate", compose("evaluate", ["ckpt=somewhere", "clip_scenes.ckpt=elsewhere"]))
+
+
 def test_folders_and_files_are_judged_before_anything_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     settings.writable(tmp_path / "a" / "b", "out")
