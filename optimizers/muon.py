@@ -12,6 +12,7 @@ from torch import Tensor
 # Quintic Newton-Schulz coefficients. Four iterations take singular values from 0.01 up (of a matrix of norm 1) to [0.7, 1.2];
 # a fifth would reach down to 0.003, for a quarter more time.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+LONG = 3  # columns / rows from which the Gram form takes less time: 0.4 to 0.7 of it on a CPU, and 0.85 at 2
 
 
 class Muon(torch.optim.Optimizer):
@@ -115,23 +116,44 @@ def is_matrix(p: Tensor, min_side: int) -> bool:
 
 @functools.cache
 def product_dtype(device: str) -> torch.dtype:
-    """bfloat16 on devices that multiply it in hardware, else float32."""
-    has = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    return torch.bfloat16 if device != "cpu" or has else torch.float32
+    """bfloat16 on a GPU and on a CPU with AMX, else float32: a CPU with AVX512-BF16 alone is slower in bfloat16."""
+    amx = device == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return torch.bfloat16 if device != "cpu" or amx else torch.float32
 
 
 def orthogonalise(g: Tensor, iterations: int = 4) -> Tensor:
     """Replace the singular values of each matrix in (N, rows, columns) by about 1.
 
-    The products are in bfloat16 where the hardware has it; a CPU without it would take several times as long as in float32.
-
     Source: Jordan et al. 2024 (Muon): Newton-Schulz iteration with coefficients tuned for slope at zero.
     """
-    a, b, c = COEFFICIENTS
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).to(product_dtype(g.device.type))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
+    long = x.shape[-1] >= LONG * x.shape[-2] and x.dtype != torch.bfloat16
+    x = _by_gram(x, iterations) if long else _by_products(x, iterations)
+    return (x.mT if tall else x).to(g.dtype)
+
+
+def _by_products(x: Tensor, iterations: int) -> Tensor:
+    a, b, c = COEFFICIENTS
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(g.dtype)
+    return x
+
+
+def _by_gram(x: Tensor, iterations: int) -> Tensor:
+    """The same, with the iteration on the small square matrix x xᵀ: 26 + 4 r products of it in place of 8 + 16 r, r = columns / rows.
+
+    Each iteration multiplies x by a polynomial p of its Gram matrix, and the Gram matrix by p twice. Rounding errors of small
+    singular values are squared, so this is not for bfloat16.
+    """
+    a, b, c = COEFFICIENTS
+    gram, whole = x @ x.mT, None
+    for i in range(iterations):
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        whole = p if whole is None else p @ whole
+        if i + 1 < iterations:
+            gram = p @ gram @ p
+    return whole @ x

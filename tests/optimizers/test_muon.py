@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from optimizers import muon
-from optimizers.muon import Muon, orthogonalise
+from optimizers.muon import Muon, orthogonalise, product_dtype
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16), (3, 24, 24)])
@@ -154,14 +154,30 @@ def test_a_closure_is_called_with_gradients() -> None:
     assert Muon([p], lr=0.1).step(closure) == 3 and p[0] < 1
 
 
-def test_products_are_in_bfloat16_only_where_the_hardware_has_it(monkeypatch) -> None:
+@pytest.mark.parametrize("shape", [(2, 16, 48), (1, 60, 16), (3, 8, 100)])
+def test_the_gram_form_of_long_matrices_is_the_same_iteration(shape: tuple[int, ...]) -> None:
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if product_dtype("cpu") == torch.float32:
+        expected = torch.stack([orthogonal(x.double() if shape[1] < shape[2] else x.double().T) for x in g])
+        expected = expected if shape[1] < shape[2] else expected.mT
+        torch.testing.assert_close(orthogonalise(g), expected.float(), rtol=1e-5, atol=1e-5)
+    x = g.double() / g.norm(dim=(-2, -1), keepdim=True)
+    x = x if shape[1] < shape[2] else x.mT
+    torch.testing.assert_close(muon._by_gram(x, 4), muon._by_products(x, 4), rtol=1e-12, atol=1e-12)
+
+
+def test_products_are_in_bfloat16_only_where_it_is_faster(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    by_gram, squared = muon._by_gram, []
+    monkeypatch.setattr(muon, "_by_gram", lambda x, n: squared.append(x.dtype) or by_gram(x, n))
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        muon.product_dtype.cache_clear()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            monkeypatch.setattr(torch.cpu, name, lambda has=has: has, raising=False)
-        assert muon.product_dtype("cpu") == expected and muon.product_dtype("cuda") == torch.bfloat16
-        out = muon.orthogonalise(torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0)))
-        assert out.dtype == torch.float32
-        singular = torch.linalg.svdvals(out)
-        assert 0.6 < singular.min() and singular.max() < 1.3
-    muon.product_dtype.cache_clear()
+        product_dtype.cache_clear()
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has, raising=False)
+        assert product_dtype("cpu") == expected and product_dtype("cuda") == torch.bfloat16
+        for columns in (12, 40):
+            out = orthogonalise(torch.randn(3, 8, columns, generator=torch.Generator().manual_seed(0)))
+            assert out.dtype == torch.float32
+            singular = torch.linalg.svdvals(out)
+            assert 0.6 < singular.min() and singular.max() < 1.3
+    assert squared == [torch.float32]
+    product_dtype.cache_clear()
