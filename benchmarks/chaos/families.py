@@ -11,11 +11,11 @@ from PIL import Image
 
 STEPS = 24
 MODULES = (
-    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.clip", "lightning_modules.diffusion",
-    "lightning_modules.gan", "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
+    "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.clip", "lightning_modules.dalle2",
+    "lightning_modules.diffusion", "lightning_modules.gan", "lightning_modules.glide", "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
     "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "callbacks.checkpoint",
     "callbacks.metrics_log", "callbacks.nan_guard", "callbacks.validate", "optimizers.schedules", "optimizers.muon",
-    "networks.clip", "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
+    "networks.clip", "networks.prior", "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
 )  # fmt: skip  what configurations name, for the process that all sessions are forked from
 
 COMMON = (
@@ -46,6 +46,18 @@ IMAGEN = (
     "model.stages.base.conditioners.text.num_layers=0",
     "model.example_prompts=[a red circle,two blue squares]",
 )  # fmt: skip
+GLIDE = (
+    "model=glide", "data.batch_size=8", "data.num_val=8", "data.image_size=32", "model.stages.base.space.image_size=16",
+    "model.stages.upsampler.lowres.size=16", "model.stages.upsampler.lowres.crop_size=16", *_stage("base", 1), *_stage("upsampler", 0),
+    *(f"model.stages.{stage}.{key}" for stage in ("base", "upsampler") for key in (
+        "net.tokens_dim=32", "conditioners.text.heads=2", "conditioners.text.num_layers=1", "conditioners.text.vocab_size=600")),
+    "model.example_prompts=[a red circle,two blue squares]",
+)  # fmt: skip
+DALLE2 = (
+    "model=dalle2", "data.batch_size=8", "data.num_val=8", "prior.net.dim=16", "prior.net.layers=1", "prior.net.heads=2", "prior.num_steps=2",
+    *_stage("decoder", 1), *_stage("upsampler", 0), "model.stages.decoder.net.tokens_dim=32",
+    "model.stages.decoder.conditioners.text.num_layers=0", "model.example_prompts=[a red circle,two blue squares]",
+)  # fmt: skip  with the CLIP of zoo/
 FAMILIES: dict[str, tuple[str, ...]] = {
     "points": ("model=gan", "data=ring", "data.batch_size=16", "data.num_images=200", "data.num_val=20", "players=mlp",
                "players.generator.hidden=[16]", "players.discriminator.hidden=[16]", "callbacks.samples=null"),
@@ -60,6 +72,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
              "tower.layers=1", "tower.heads=2", "model.net.text.width=32", "model.net.text.layers=1",
              "model.net.text.heads=2", "model.net.text.vocab_size=600", "model.damage_prob=0.5", "callbacks.retrieval.every_steps=10",
              "callbacks.samples=null"),
+    "glide": (*GLIDE, "callbacks.evaluate=null"),
+    "dalle2": (*DALLE2, "callbacks.evaluate=null"),
     "imagen": (*IMAGEN, "data=scenes_simple", "data.num_val=8", "callbacks.evaluate.n=2",
                "callbacks.evaluate.every_steps=20", "callbacks.checkpoint.every_steps=2"),
     "imagen_captions": (*IMAGEN, "data=captions", "data.random_flip=true", "data.val_fraction=0.2",
