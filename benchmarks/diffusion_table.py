@@ -44,7 +44,7 @@ from evaluation.pictures.captioned_grid import captioned_grid
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
-from runtime.fit import cpu_has_bf16
+from runtime.bfloat16 import cpu_prefers_bf16
 
 PAGE, PICTURE = REPO / "docs" / "diffusion_models.md", REPO / "docs" / "images" / "diffusion_table.png"
 OURS = ("ddpm", "edm", "flow", "gan")
@@ -187,7 +187,7 @@ def peer_row(name: str, s: Settings, out: Path, python: str, overrides: Sequence
     job = {
         **{key: str(path) for key, path in files.items()}, **PEER_NET,
         "side": train_u8.shape[-1], "lr": PEERS[name], "cpu_sec": 60 * s.cpu_minutes, "n": s.n,
-        "steps": s.peer_steps, "seed": s.seed, "bf16": cpu_has_bf16(),
+        "steps": s.peer_steps, "seed": s.seed, "bf16": cpu_prefers_bf16(),
     }  # fmt: skip
     if not files["report"].exists():
         np.save(files["images"], train_u8.numpy())

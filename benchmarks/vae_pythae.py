@@ -30,7 +30,7 @@ from rng.hashing import stable_hash
 from runtime.build import instantiate
 from runtime.checkpoint import load_module
 from runtime.config import compose
-from runtime.fit import cpu_has_bf16
+from runtime.bfloat16 import cpu_prefers_bf16
 
 INSTALL = "python -m venv PEER && PEER/bin/pip install pythae, then add --peer-python PEER/bin/python"
 DATASETS = ("mnist", "fashion_mnist")
@@ -118,7 +118,7 @@ def train_ours(s: Settings, arguments: list[str], steps: int, run_dir: Path) -> 
         "total_sec": total_sec,
         "parameters": sum(p.numel() for p in module.parameters()),
         "optimizer": cfg.model.optimizer._target_.rpartition(".")[2],
-        "precision": cfg.trainer.precision or ("bf16-mixed" if cpu_has_bf16() else "32-true"),
+        "precision": cfg.trainer.precision or ("bf16-mixed" if cpu_prefers_bf16() else "32-true"),
         "weights": info["weights"],
     }
 

@@ -17,7 +17,7 @@ from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, sample_seed
 from evaluation.metrics.run_evaluators import Ranks
 from evaluation.sample_store import SampleStore, sec_per_image
-from runtime.fit import cpu_has_bf16
+from runtime.bfloat16 import cpu_prefers_bf16
 from runtime.nodes import shown
 from runtime.options import built_options, given_options, merged_options, plain, shown_options, swept_option
 from runtime.settings import check_options
@@ -87,7 +87,7 @@ def precision(choice: str, config: DictConfig, device: str) -> str:
         return choice
     trainer = config.get("trainer")
     trained = trainer and (trainer.get("precision") or "bf16-mixed")  # null trains in bf16 wherever that is quick
-    quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_has_bf16()
+    quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_prefers_bf16()
     return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"
 
 

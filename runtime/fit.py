@@ -21,6 +21,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from files import why_not_written
 from runtime import run_dir
 from runtime.accidents import answer, last_good, stopping_together, way_on
+from runtime.bfloat16 import cpu_prefers_bf16
 from runtime.budget import budget_of
 from runtime.build import instantiate
 from runtime.checkpoint import start_from
@@ -233,7 +234,7 @@ def precision(cfg: DictConfig) -> str:
     """The precision in force: the setting, or what suits the machine. Raises ValueError where the machine lacks it."""
     wanted, gpu = cfg.trainer.precision, on_gpu(cfg)
     if wanted is None:
-        return "bf16-mixed" if gpu or cpu_has_bf16() else "32-true"
+        return "bf16-mixed" if gpu or cpu_prefers_bf16() else "32-true"
     lacks_half = not gpu and cfg.trainer.accelerator in ("auto", "cpu") and str(wanted).startswith("16")
     if lacks_half or gpu and str(wanted).startswith("bf16") and not torch.cuda.is_bf16_supported():
         change = "choose another one, such as 32-true (a run that goes on needs resume_force=true for that)"
@@ -307,8 +308,3 @@ def say(text: str) -> None:
     """Prints from process 0 at once."""
     if is_process_zero():
         print(text, flush=True)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware, about twice as fast as float32."""
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

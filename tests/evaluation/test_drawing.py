@@ -28,7 +28,7 @@ def test_an_images_seed_is_of_its_number_and_its_split() -> None:
      ("auto", "bf16-mixed", True, "bf16"), ("auto", "bf16-mixed", False, "float32"), ("auto", None, True, "bf16")],
 )  # fmt: skip
 def test_precision_is_chosen_or_that_of_training(choice, trained, quick, expected, monkeypatch) -> None:
-    monkeypatch.setattr(drawing, "cpu_has_bf16", lambda: quick)
+    monkeypatch.setattr(drawing, "cpu_prefers_bf16", lambda: quick)
     assert precision(choice, OmegaConf.create({"trainer": {"precision": trained}}), "cpu") == expected
     assert precision("auto", OmegaConf.create({}), "cpu") == "float32"
 

@@ -184,12 +184,12 @@ def test_every_setting_is_free_or_not_by_decision() -> None:
 
 
 def test_the_precision_in_force_is_recorded(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("runtime.fit.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("runtime.fit.cpu_prefers_bf16", lambda: True)
     main(overrides("trainer.precision=null", "trainer.max_steps=1", run=tmp_path))
     assert OmegaConf.load(tmp_path / "resume.yaml").trainer.precision == "bf16-mixed"
     saved = torch.load(checkpoint(tmp_path, 1), weights_only=True)["in_force"]
     assert saved == {"precision": "bf16-mixed", "ema_decay": 0.9999, "accelerator": "cpu", "processes": 1}
-    monkeypatch.setattr("runtime.fit.cpu_has_bf16", lambda: False)  # another machine
+    monkeypatch.setattr("runtime.fit.cpu_prefers_bf16", lambda: False)  # another machine
     main([f"resume={tmp_path}", "trainer.max_steps=2"])
     assert torch.load(checkpoint(tmp_path, 2), weights_only=True)["in_force"]["precision"] == "bf16-mixed"
 

@@ -1,0 +1,34 @@
+"""Whether this CPU is faster in bfloat16 than in float32."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+
+FLAGS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+MARGIN = 0.8  # of float32's time: a machine near the tie says the same every time
+SIDE, TRIES = 512, 5
+
+
+@functools.cache
+def cpu_prefers_bf16() -> bool:
+    """Whether products in bfloat16 take clearly less time here than in float32: measured, in about 0.05 seconds.
+
+    Flags alone do not tell: CPUs with AMX are about twice as fast in bfloat16, some with AVX512-BF16 alone take 1.7 times as
+    long. Without either flag nothing is measured.
+    """
+    if not any(getattr(torch.cpu, name, bool)() for name in FLAGS):
+        return False
+    return product_sec(torch.bfloat16) < MARGIN * product_sec(torch.float32)
+
+
+def product_sec(dtype: torch.dtype) -> float:
+    """Seconds of a product of two square matrices: the least of a few tries, after one that does not count."""
+    x, spent = torch.ones(SIDE, SIDE, dtype=dtype), []
+    for _ in range(TRIES + 1):
+        began = time.perf_counter()
+        torch.mm(x, x)
+        spent.append(time.perf_counter() - began)
+    return min(spent[1:])
