@@ -1,9 +1,9 @@
 """Imagen, GLIDE and DALL-E 2 after equal computation on captioned scenes: alignment by skill, Fréchet distance, guidance curves.
 
-python -m benchmarks.text_table [--cpu-minutes 60 --n 512 --models imagen glide dalle2 --jobs 2] [-- data=scenes …]
+python -m benchmarks.text_table [--cpu-minutes 60 --n 512 --small --models imagen glide dalle2 --jobs 2] [-- data=scenes …]
 
 Each model trains in a process of its own on one thread for so many processor minutes, start-up and saving included; the CLIP of
-DALL-E 2, trained before, is not counted. `evaluate.py` then draws and judges each. Models that --dir holds are not made again.
+DALL-E 2, trained before, is not counted. With --small the first U-Net is narrower, for more pictures in the time. `evaluate.py` then draws and judges each. Models that --dir holds are not made again.
 Fills the table of docs/text_to_image.md and draws the curves and the pictures beside it.
 """
 
@@ -26,6 +26,8 @@ from benchmarks.tables import describe, fill
 PAGE = REPO / "docs" / "text_to_image.md"
 CURVES, PICTURES = REPO / "docs" / "images" / "text_curves.png", REPO / "docs" / "images" / "text_table.png"
 MODELS = ("imagen", "glide", "dalle2")
+FIRST = {"imagen": "base", "glide": "base", "dalle2": "decoder"}  # the stage that draws the scene
+SMALL = ("net.tokens_dim=128", "net.dim=32", "net.dim_mults=[1,4]", "net.mid_blocks=4")
 SPLITS = ("iid", "combo")
 PROMPTS = REPO / "docs" / "prompts.txt"
 DISTANCE = "fd_clip_scenes"
@@ -41,6 +43,13 @@ class Settings:
     cpu_minutes: float = 60.0
     n: int = 512
     seed: int = 0
+    small: bool = False
+
+
+def sized(name: str, small: bool) -> list[str]:
+    """Overrides for the size of a model's first U-Net."""
+    heads = ["conditioners.text.heads=4"] if name == "glide" else []  # of its text transformer, as wide as the U-Net's tokens
+    return [f"model.stages.{FIRST[name]}.{setting}" for setting in (*SMALL, *heads)] if small else []
 
 
 def make_row(name: str, s: Settings, folder: Path, overrides: Sequence[str]) -> None:
@@ -56,7 +65,7 @@ def make_row(name: str, s: Settings, folder: Path, overrides: Sequence[str]) -> 
     if (out / "job.json").exists() and json.loads((out / "job.json").read_text()) != job:
         raise ValueError(f"{out} holds a row with other settings: remove it or choose another --dir")
     write_json(out / "job.json", job)
-    train_ours(name, s, out, overrides)
+    train_ours(name, s, out, [*sized(name, s.small), *overrides])
     if not (out / "evaluation" / "metrics.json").exists():
         evaluate.main([
             f"ckpt={out / 'run'}", f"name={name}", f"out={out / 'evaluation'}", f"n={s.n}", f"splits=[{','.join(SPLITS)}]", "device=cpu",
@@ -144,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default = getattr(Settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=positive(kind), default=default, help=f"{text} (default {default})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="narrower first U-Nets, which see more pictures in the time")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="to make; others are kept")
     parser.add_argument("--jobs", type=positive(int), default=1, help="models at once (default 1)")
     parser.add_argument("--dir", type=Path, default=REPO / "runs" / "text_table", help="folder of the runs")
@@ -151,11 +161,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only-row", choices=MODELS, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", help="of the trainings, after --, for instance data=scenes")
     args = parser.parse_args(argv)
-    s, folder = Settings(args.cpu_minutes, args.n, args.seed), args.dir.resolve()
+    s, folder = Settings(args.cpu_minutes, args.n, args.seed, args.small), args.dir.resolve()
     if args.only_row:
         make_row(args.only_row, s, folder, args.overrides)
         return
-    words = [*(f"--{k.replace('_', '-')}={v}" for k, v in asdict(s).items()), f"--dir={folder}", "--", *args.overrides]
+    numbers = {k: v for k, v in asdict(s).items() if k != "small"}
+    words = [*(f"--{k.replace('_', '-')}={v}" for k, v in numbers.items()), *(["--small"] if s.small else []), f"--dir={folder}", "--", *args.overrides]
     make_rows(args.models, args.jobs, words, folder, "text_table")
     names = [name for name in MODELS if (folder / name / "evaluation" / "metrics.json").exists()]
     rows = {name: row(folder / name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 
 from benchmarks import text_table
-from benchmarks.text_table import GUIDANCE, MODELS, SKILLS, Settings, draw_curves, draw_pictures, make_row, real, row, shown, table
-from runtime.config import CONF
+from benchmarks.text_table import GUIDANCE, MODELS, SKILLS, Settings, draw_curves, draw_pictures, make_row, real, row, shown, sized, table
+from runtime.build import instantiate
+from runtime.config import CONF, compose
 from scenes import scoring
 
 
@@ -57,7 +59,7 @@ def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.
     asked: list = []
     threads = torch.get_num_threads()
     monkeypatch.setattr(text_table, "train_ours", lambda name, s, out, overrides: asked.append((name, tuple(overrides))))
-    monkeypatch.setattr(evaluate, "main", lambda words: (asked.append(words), made(tmp_path / "new")))
+    monkeypatch.setattr(evaluate, "main", lambda words: (asked.append(words), made(tmp_path / f"new{len(asked)}")))
     monkeypatch.setattr(sample, "main", asked.append)
     settings = Settings(1.0, 8)
     make_row("imagen", settings, tmp_path, ["data=scenes"])
@@ -65,8 +67,20 @@ def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.
     assert asked[0] == ("imagen", ("data=scenes",)) and f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]" in asked[1]
     assert f"ckpt={tmp_path / 'imagen' / 'run'}" in asked[1] and "n=8" in asked[1] and "splits=[iid,combo]" in asked[1]
     assert f"prompts={text_table.PROMPTS}" in asked[2] and text_table.PROMPTS.exists()
-    with pytest.raises(ValueError, match="holds a row with other settings"):
-        make_row("imagen", settings, tmp_path, [])
+    for other, overrides in ((settings, []), (replace(settings, small=True), ["data=scenes"])):
+        with pytest.raises(ValueError, match="holds a row with other settings"):
+            make_row("imagen", other, tmp_path, overrides)
+    make_row("glide", replace(settings, small=True), tmp_path, ["data=scenes"])
+    torch.set_num_threads(threads)
+    assert asked[3] == ("glide", (*sized("glide", True), "data=scenes")) and len(asked[3][1]) == 6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_small_size_is_of_the_stage_that_draws_the_scene(name: str) -> None:
+    assert sized(name, False) == []
+    small, default = (instantiate(compose("train", [f"model={name}", *sized(name, wish)]).model.stages[text_table.FIRST[name]]) for wish in (True, False))
+    count = [sum(p.numel() for p in stage.net.parameters()) for stage in (small, default)]
+    assert count[0] < 0.5 * count[1] and small.lowres is None
 
 
 def test_its_names_are_those_of_models_and_skills() -> None:

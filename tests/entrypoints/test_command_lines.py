@@ -286,7 +286,7 @@ TRAINING = [
     ("clip", "tower.width=0", "width=0: at least 1"),
     ("clip", "+tower.noise_levels=true", "model.noise and tower.noise_levels=true go together"),
     ("clip", "+model.noise=cosine", "model.noise=cosine"),
-    ("glide", "model.stages.base.conditioners.text.heads=5", "tokens_dim=128 is not a multiple of heads=5"),
+    ("glide", "model.stages.base.conditioners.text.heads=5", "tokens_dim=192 is not a multiple of heads=5"),
     ("glide", "model.stages.base.conditioners.text.vocab_size=100", "vocab_size=100: from 514 to 49408"),
     ("glide", "model.stages.base.conditioners.text.context_length=2", "context_length=2: at least 3"),
     ("glide", "model.stages.upsampler.lowres.size=16", "lowres.size=16, but the stage before it gives 32"),
