@@ -1,10 +1,10 @@
 """DALL-E 2 on scenes, measured: how near its prior comes to images, the way back to an image, and edits by words.
 
-python -m benchmarks.unclip_tasks --ckpt dalle2-scenes [--n 256 --images 48 --steps 50]
+python -m benchmarks.unclip_tasks --ckpt RUN [--n 256 --images 48 --steps 50 --publish]
 
 Similarities are mean cosines over captions of scenes that training did not have. For the way back each scene is drawn again from its own
 embedding and noise at eta 0. For an edit one fact of a scene is another in the second caption; the scene parser says which of the two the
-picture shows. Fills docs/dalle2.md when --ckpt is the default.
+picture shows. With --publish the tables go into docs/dalle2.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from scenes.scoring import score, wilson
 from scenes.splits import split_of
 
 PAGE = REPO / "docs" / "dalle2.md"
-CKPT = "dalle2-scenes"
 PRESET = "scenes_simple"
 SCALES = (1.0, 2.0)  # of the prior's guidance
 AT_ONCE = 16
@@ -48,9 +47,14 @@ EDITS: dict[str, Callable[[Group], Sequence[Any]]] = {
 }
 
 
+def picture_size(module: Any) -> int:
+    """Side of the images that the last stage draws."""
+    return list(module.stages.values())[-1].space.image_size
+
+
 def similarities(module: Any, n: int) -> dict[str, dict[str, float]]:
     """Mean cosines of caption, drawn embedding and image, with their own and with another scene's, by the prior's guidance."""
-    data = ScenesDataset(PRESET, module.image_size, n, ("iid",), 0, "similarities")
+    data = ScenesDataset(PRESET, picture_size(module), n, ("iid",), 0, "similarities")
     items = [data[(i, i)] for i in range(n)]
     image = torch.cat([module.embedder.images(torch.stack([x["image"] for x in items[i : i + 64]])) for i in range(0, n, 64)])
     text = module.embedder.texts([item["caption"] for item in items], module.device)
@@ -99,7 +103,7 @@ def pictures(specs: Sequence[SceneSpec], size: int) -> Tensor:
 @torch.inference_mode()
 def edited(module: Any, pairs: Sequence[tuple[SceneSpec, SceneSpec]], share: float, steps: int) -> tuple[Tensor, Tensor]:
     """The given images and what becomes of them at a share of the way, (N, 3, S, S) uint8 each; a share of 0 is the way back."""
-    given = pictures([before for before, _ in pairs], module.image_size)
+    given = pictures([before for before, _ in pairs], picture_size(module))
     drawn = []
     for start in range(0, len(pairs), AT_ONCE):
         part, image = pairs[start : start + AT_ONCE], given[start : start + AT_ONCE]
@@ -170,13 +174,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from runtime.checkpoint import load_module
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.unclip_tasks", description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", default=CKPT, help="a run, a checkpoint or a name in zoo/ of model=dalle2")
+    parser.add_argument("--ckpt", required=True, help="a run, a checkpoint or a name in zoo/ of model=dalle2")
     parser.add_argument("--n", type=positive(int), default=256, help="captions of the similarities (default 256)")
     parser.add_argument("--images", type=positive(int), default=48, help="images of each kind of edit (default 48)")
     parser.add_argument("--steps", type=positive(int), default=50, help="of DDIM, on the way to the noise and back (default 50)")
-    parser.add_argument("--out", type=Path, help=f"where the JSON goes (default: benchmarks/results/unclip_tasks.json for {CKPT})")
+    parser.add_argument("--trust", nargs="*", default=[], help="a CLIP that the run was trained with elsewhere, as trust= of sample.py")
+    parser.add_argument("--publish", action="store_true", help="fill docs/dalle2.md")
+    parser.add_argument("--out", type=Path, default=RESULTS / "unclip_tasks.json", help="where the JSON goes")
     args = parser.parse_args(argv)
-    module, _, facts = load_module(args.ckpt)
+    module, _, facts = load_module(args.ckpt, trust=args.trust)
     found = measure(module, args.n, args.images, args.steps)
     result = {
         "benchmark": "unclip_tasks", "weights": facts["sha256"],
@@ -185,10 +191,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     block = f"\n{table(found)}\n\n{describe(result)}\n\n"
     print(block)
-    if args.ckpt == CKPT:
+    write_json(args.out, result)
+    if args.publish:
         PAGE.write_text(fill(PAGE.read_text(), "unclip_tasks", block, PAGE.name))
-    if out := args.out or (RESULTS / "unclip_tasks.json" if args.ckpt == CKPT else None):
-        write_json(out, result)
 
 
 if __name__ == "__main__":

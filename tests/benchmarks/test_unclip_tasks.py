@@ -21,10 +21,14 @@ from scenes.splits import split_of
 HUES = list(COLOURS)
 
 
+def last_stage(size: int) -> dict[str, SimpleNamespace]:
+    return {"upsampler": SimpleNamespace(space=SimpleNamespace(image_size=size))}
+
+
 class Repainter:
     """An embedding is the colour of what is seen; drawing gives a circle of the embedding's largest colour."""
 
-    image_size = 64
+    stages = last_stage(64)
     device = torch.device("cpu")
 
     def embedding_of(self, request: Request) -> torch.Tensor:
@@ -109,7 +113,7 @@ def test_similarities_ask_the_prior_for_embeddings_of_scenes_that_training_lacks
         return {"image_embeds": text["text_vector"]}
 
     module = SimpleNamespace(
-        image_size=32, device="cpu", priors={"diffusion": "draws"}, embedder=SimpleNamespace(images=images, texts=texts), image_fields=fields
+        stages=last_stage(32), device="cpu", priors={"diffusion": "draws"}, embedder=SimpleNamespace(images=images, texts=texts), image_fields=fields
     )
     rows = similarities(module, 6)
     assert asked["scales"] == [1.0, 2.0] and len(asked["captions"]) == 6

@@ -10,6 +10,7 @@ import torch
 
 import sample
 import train
+from benchmarks import unclip_tasks
 from evaluate import main as evaluate
 from tests.sessions import assert_same, contents, run
 from tests.test_configs import TINY, trained_clip
@@ -73,6 +74,13 @@ def test_an_evaluation_sweeps_over_the_priors(runs: dict[str, Path], clip: Path,
     [sweep] = found["sweeps"]
     assert sweep["option"] == "prior" and [point["x"] for point in sweep["points"]] == ["none", "text", "diffusion"]
     assert "exact" in found["splits"]["iid"]["metrics"]
+
+
+def test_its_tasks_are_measured_on_scenes(runs: dict[str, Path], clip: Path, tmp_path: Path) -> None:
+    unclip_tasks.main([f"--ckpt={runs['all']}", "--n=4", "--images=2", "--steps=2", f"--out={tmp_path / 'found.json'}", f"--trust={clip}"])
+    found = json.loads((tmp_path / "found.json").read_text())["found"]
+    assert set(found["edits"]) == {"colour", "shape", "count", "size"} and found["way back"]["given as told"]["value"] == 1
+    assert found["similarities"]["image"]["own image"] == pytest.approx(1)
 
 
 def test_a_resumed_run_is_a_run_that_never_stopped(clip: Path, tmp_path: Path) -> None:
