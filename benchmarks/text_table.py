@@ -3,7 +3,7 @@
 python -m benchmarks.text_table [--cpu-minutes 60 --n 512 --small --models imagen glide dalle2 --jobs 2] [-- data=scenes …]
 
 Each model trains in a process of its own on one thread for so many processor minutes, start-up and saving included; the CLIP of
-DALL-E 2, trained before, is not counted. With --small the first U-Net is narrower, for more pictures in the time. `evaluate.py` then draws and judges each. Models that --dir holds are not made again.
+DALL-E 2, trained before, is not counted. With --small the U-Nets are narrower, for more pictures in the time. `evaluate.py` then draws and judges each. Models that --dir holds are not made again.
 Fills the table of docs/text_to_image.md and draws the curves and the pictures beside it.
 """
 
@@ -26,8 +26,14 @@ from benchmarks.tables import describe, fill
 PAGE = REPO / "docs" / "text_to_image.md"
 CURVES, PICTURES = REPO / "docs" / "images" / "text_curves.png", REPO / "docs" / "images" / "text_table.png"
 MODELS = ("imagen", "glide", "dalle2")
-FIRST = {"imagen": "base", "glide": "base", "dalle2": "decoder"}  # the stage that draws the scene
-SMALL = ("net.tokens_dim=128", "net.dim=32", "net.dim_mults=[1,4]", "net.mid_blocks=4")
+# Stage -> its narrow size, for --small.
+FIRST = ("net.tokens_dim=128", "net.dim=32", "net.dim_mults=[1,4]", "net.mid_blocks=4")
+SMALL: dict[str, dict[str, tuple[str, ...]]] = {
+    "imagen": {"base": FIRST, "super_resolution": ("net.dim=32", "net.tokens_dim=64")},
+    "glide": {"base": (*FIRST, "conditioners.text.heads=4"),
+              "upsampler": ("net.dim=32", "net.tokens_dim=64", "conditioners.text.heads=2")},
+    "dalle2": {"decoder": FIRST, "upsampler": ("net.dim=32",)},
+}  # fmt: skip
 SPLITS = ("iid", "combo")
 PROMPTS = REPO / "docs" / "prompts.txt"
 DISTANCE = "fd_clip_scenes"
@@ -47,9 +53,8 @@ class Settings:
 
 
 def sized(name: str, small: bool) -> list[str]:
-    """Overrides for the size of a model's first U-Net."""
-    heads = ["conditioners.text.heads=4"] if name == "glide" else []  # of its text transformer, as wide as the U-Net's tokens
-    return [f"model.stages.{FIRST[name]}.{setting}" for setting in (*SMALL, *heads)] if small else []
+    """Overrides for the sizes of a model's stages."""
+    return [f"model.stages.{stage}.{setting}" for stage, settings in SMALL[name].items() for setting in settings] if small else []
 
 
 def make_row(name: str, s: Settings, folder: Path, overrides: Sequence[str]) -> None:
@@ -153,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default = getattr(Settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=positive(kind), default=default, help=f"{text} (default {default})")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="narrower first U-Nets, which see more pictures in the time")
+    parser.add_argument("--small", action="store_true", help="narrower U-Nets, which see more pictures in the time")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="to make; others are kept")
     parser.add_argument("--jobs", type=positive(int), default=1, help="models at once (default 1)")
     parser.add_argument("--dir", type=Path, default=REPO / "runs" / "text_table", help="folder of the runs")

@@ -72,15 +72,17 @@ def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.
             make_row("imagen", other, tmp_path, overrides)
     make_row("glide", replace(settings, small=True), tmp_path, ["data=scenes"])
     torch.set_num_threads(threads)
-    assert asked[3] == ("glide", (*sized("glide", True), "data=scenes")) and len(asked[3][1]) == 6
+    assert asked[3] == ("glide", (*sized("glide", True), "data=scenes")) and len(asked[3][1]) == 9
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_small_size_is_of_the_stage_that_draws_the_scene(name: str) -> None:
+def test_the_small_sizes_are_smaller_nets(name: str) -> None:
     assert sized(name, False) == []
-    small, default = (instantiate(compose("train", [f"model={name}", *sized(name, wish)]).model.stages[text_table.FIRST[name]]) for wish in (True, False))
-    count = [sum(p.numel() for p in stage.net.parameters()) for stage in (small, default)]
-    assert count[0] < 0.5 * count[1] and small.lowres is None
+    small, default = (compose("train", [f"model={name}", *sized(name, wish)]).model.stages for wish in (True, False))
+    assert set(text_table.SMALL[name]) == {stage for stage in default if stage != "prior"}
+    for stage in text_table.SMALL[name]:
+        count = [sum(p.numel() for p in instantiate(stages[stage]).net.parameters()) for stages in (small, default)]
+        assert count[0] < 0.6 * count[1]
 
 
 def test_its_names_are_those_of_models_and_skills() -> None:
