@@ -90,6 +90,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "two_processes": TWO,
 }  # fmt: skip
 WITHOUT_GRIDS = ("points", "classifier", "clip")
+WITHOUT = {"grids": WITHOUT_GRIDS, "accumulation": ("clip",)}  # variant -> families that have it not
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def tasks(families: list[str]) -> list[Task]:
     for family in families:
         if family not in FAMILIES:
             raise ValueError(f"families={family}: choose from {', '.join(FAMILIES)}")
-    return [Task(f, v) for v in VARIANTS for f in families if not (v == "grids" and f in WITHOUT_GRIDS)]
+    return [Task(f, v) for v in VARIANTS for f in families if f not in WITHOUT.get(v, ())]
 
 
 def make_material(folder: Path) -> None:
