@@ -3,7 +3,8 @@
 python -m benchmarks.text_table [--cpu-minutes 60 --n 512 --small --models imagen glide dalle2 --jobs 2] [-- data=scenes …]
 
 Each model trains in a process of its own on one thread for so many processor minutes, start-up and saving included; the CLIP of
-DALL-E 2, trained before, is not counted. With --small the U-Nets are narrower, for more pictures in the time. `evaluate.py` then draws and judges each. Models that --dir holds are not made again.
+DALL-E 2, trained before, is not counted. With --small the U-Nets are narrower, for more pictures in the time. `evaluate.py`
+then draws and judges each. Models that --dir holds are not made again.
 Fills the table of docs/text_to_image.md and draws the curves and the pictures beside it.
 """
 
@@ -142,13 +143,16 @@ def draw_curves(rows: dict[str, Any], path: Path) -> None:
 
 
 def draw_pictures(names: Sequence[str], folder: Path, path: Path) -> None:
-    """Each model's pictures of the same prompts, one above the other."""
-    grids = [Image.open(folder / name / "pictures" / "grid.png").convert("RGB") for name in names]
-    sheet = Image.new("RGB", (max(g.width for g in grids), sum(g.height for g in grids)), "white")
-    top = 0
-    for grid in grids:
-        sheet.paste(grid, (0, top))
-        top += grid.height
+    """Each model's pictures of the same prompts, side by side below its name."""
+    from PIL import ImageDraw, ImageFont
+
+    grids, top = [Image.open(folder / name / "pictures" / "grid.png").convert("RGB") for name in names], 24
+    sheet = Image.new("RGB", (sum(g.width for g in grids), top + max(g.height for g in grids)), "white")
+    draw, left = ImageDraw.Draw(sheet), 0
+    for name, grid in zip(names, grids):
+        draw.text((left + 4, 4), name, fill="black", font=ImageFont.load_default(size=16))
+        sheet.paste(grid, (left, top))
+        left += grid.width
     sheet.save(path, optimize=True)
 
 
@@ -182,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(args.out, result)
     draw_curves(rows, CURVES)
     draw_pictures(names, folder, PICTURES)
-    pictures = (f"![Pictures of the same prompts: {', '.join(names)}, from above](images/{PICTURES.name})\n\n"
+    pictures = (f"![Pictures of the same prompts by {', '.join(names)}](images/{PICTURES.name})\n\n"
                 f"![Distance against alignment by guidance scale](images/{CURVES.name})")  # fmt: skip
     block = f"\n{pictures}\n\n{table(rows)}\n\n{describe(result)}\n\n"
     PAGE.write_text(fill(PAGE.read_text(), "text_table", block, PAGE.name))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
 from benchmarks.tables import describe, fill
-from contracts import Request
+from contracts import DrawsEmbeddings, Request
 from datamodules.base import to_model_range
 from datamodules.scenes import ScenesDataset
 from evaluation.metrics.images import to_uint8
@@ -59,14 +59,14 @@ def similarities(module: Any, n: int) -> dict[str, dict[str, float]]:
     image = torch.cat([module.embedder.images(torch.stack([x["image"] for x in items[i : i + 64]])) for i in range(0, n, 64)])
     text = module.embedder.texts([item["caption"] for item in items], module.device)
     (name,) = module.priors.values()
-    rows = {"caption": pair_of_means(text["text_vector"], image, text["text_vector"])}
+    rows = {"caption": mean_cosines(text["text_vector"], image, text["text_vector"])}
     for scale in SCALES:
         drawn = module.image_fields(text, list(range(n)), guidance_scale={name: scale})["image_embeds"]
-        rows[f"prior, guidance {scale:g}"] = pair_of_means(drawn, image, text["text_vector"])
-    return rows | {"image": pair_of_means(image, image, text["text_vector"])}
+        rows[f"prior, guidance {scale:g}"] = mean_cosines(drawn, image, text["text_vector"])
+    return rows | {"image": mean_cosines(image, image, text["text_vector"])}
 
 
-def pair_of_means(z: Tensor, image: Tensor, text: Tensor) -> dict[str, float]:
+def mean_cosines(z: Tensor, image: Tensor, text: Tensor) -> dict[str, float]:
     """Mean cosine of unit vectors (N, E) with those of images and captions of their own scene, and with another scene's image."""
     other = image.roll(len(image) // 2, 0)
     return {
@@ -122,7 +122,7 @@ def shown(fact: str, spec: SceneSpec, image_u8: Tensor) -> bool:
     return score(spec, parse(image_u8.permute(1, 2, 0).numpy()))[fact] == 1
 
 
-def share(hits: Sequence[bool]) -> dict[str, float]:
+def share_of(hits: Sequence[bool]) -> dict[str, float]:
     """A share and its 95 % interval."""
     low, high = wilson(sum(hits), len(hits))
     return {"value": sum(hits) / len(hits), "low": low, "high": high}
@@ -137,15 +137,15 @@ def measure(module: Any, n: int, images: int, steps: int) -> dict[str, Any]:
         "similarities": similarities(module, n),
         "way back": {
             "psnr_db": psnr(given, back).mean().item(),
-            "given as told": share([shown("exact", *x) for x in zip(specs, given)]),
-            "drawn as told": share([shown("exact", *x) for x in zip(specs, back)]),
+            "given as told": share_of([shown("exact", *x) for x in zip(specs, given)]),
+            "drawn as told": share_of([shown("exact", *x) for x in zip(specs, back)]),
         },
         "edits": {},
     }  # fmt: skip
     for fact in EDITS:
         _, after = edited(module, pairs[fact], FARTHEST, steps)
         found["edits"][fact] = {
-            name: share([shown(of, pair[k], image) for pair, image in zip(pairs[fact], after)])
+            name: share_of([shown(of, pair[k], image) for pair, image in zip(pairs[fact], after)])
             for name, of, k in (("new", fact, 1), ("old", fact, 0), ("all as told", "exact", 1))
         }
     return found
@@ -183,6 +183,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "unclip_tasks.json", help="where the JSON goes")
     args = parser.parse_args(argv)
     module, _, facts = load_module(args.ckpt, trust=args.trust)
+    if not isinstance(module, DrawsEmbeddings) or len(module.priors) != 1:
+        raise ValueError(f"--ckpt {args.ckpt}: {type(module).__name__} has not one prior and a decoder of its embeddings: give a run of model=dalle2")
+    if (reason := module.sampling_refusal()) is not None:
+        raise ValueError(f"--ckpt {args.ckpt}: {reason}")
     found = measure(module, args.n, args.images, args.steps)
     result = {
         "benchmark": "unclip_tasks", "weights": facts["sha256"],

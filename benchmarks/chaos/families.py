@@ -12,7 +12,8 @@ from PIL import Image
 STEPS = 24
 MODULES = (
     "lightning_modules.autoencoder", "lightning_modules.classifier", "lightning_modules.clip", "lightning_modules.dalle2",
-    "lightning_modules.diffusion", "lightning_modules.gan", "lightning_modules.glide", "lightning_modules.imagen", "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
+    "lightning_modules.diffusion", "lightning_modules.gan", "lightning_modules.glide", "lightning_modules.imagen",
+    "lightning_modules.vae", "datamodules.captions", "datamodules.classes",
     "datamodules.points", "datamodules.scenes", "callbacks.samples", "callbacks.evaluation", "callbacks.checkpoint",
     "callbacks.metrics_log", "callbacks.nan_guard", "callbacks.validate", "optimizers.schedules", "optimizers.muon",
     "networks.clip", "networks.prior", "networks.unet", "networks.text", "networks.autoencoder", "networks.gan", "networks.classifier",
@@ -90,7 +91,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "two_processes": TWO,
 }  # fmt: skip
 WITHOUT_GRIDS = ("points", "classifier", "clip")
-WITHOUT = {"grids": WITHOUT_GRIDS, "accumulation": ("clip",)}  # variant -> families that have it not
+WITHOUT = {"grids": WITHOUT_GRIDS, "accumulation": ("clip",)}  # variant -> families that cannot have it
 
 
 @dataclass(frozen=True)

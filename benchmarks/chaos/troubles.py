@@ -164,7 +164,7 @@ def same(bad: bytes, good: bytes) -> bool:
     try:
         assert_same(*(torch.load(io.BytesIO(raw), weights_only=True) for raw in (bad, good)))
         return True
-    except Exception:
+    except Exception:  # other contents, or bytes that cannot be read
         return False
 
 

@@ -49,7 +49,7 @@ def test_curves_and_pictures_are_drawn(tmp_path: Path) -> None:
     assert [point["x"] for point in rows["imagen"]["curve"]] == [1, 2, 3]
     draw_curves(rows, tmp_path / "curves.png")
     draw_pictures(["imagen", "glide"], tmp_path, tmp_path / "grids.png")
-    assert Image.open(tmp_path / "curves.png").width > 300 and Image.open(tmp_path / "grids.png").size == (80, 160)
+    assert Image.open(tmp_path / "curves.png").width > 300 and Image.open(tmp_path / "grids.png").size == (160, 104)
 
 
 def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +73,28 @@ def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.
     make_row("glide", replace(settings, small=True), tmp_path, ["data=scenes"])
     torch.set_num_threads(threads)
     assert asked[3] == ("glide", (*sized("glide", True), "data=scenes")) and len(asked[3][1]) == 9
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_row_in_a_process_of_its_own_is_given_every_setting(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the parent writes on the child's command line comes back as the same settings."""
+    handed: list[Settings] = []
+    monkeypatch.setattr(text_table, "make_row", lambda name, s, folder, overrides: handed.append(s))
+
+    def in_this_process(names: list[str], jobs: int, words: list[str], folder: Path, benchmark: str) -> None:
+        text_table.main([f"--only-row={names[0]}", *words])
+        made(folder / names[0])
+
+    monkeypatch.setattr(text_table, "make_rows", in_this_process)
+    for name in ("CURVES", "PICTURES", "PAGE"):
+        monkeypatch.setattr(text_table, name, tmp_path / name)
+    monkeypatch.setattr(text_table, "draw_curves", lambda *a: None)
+    monkeypatch.setattr(text_table, "draw_pictures", lambda *a: None)
+    (tmp_path / "PAGE").write_text("<!-- text_table -->\n<!-- /text_table -->\n")
+    words = ["--cpu-minutes=2.5", "--n=7", "--seed=3", "--models", "glide", f"--dir={tmp_path}", f"--out={tmp_path / 'out.json'}"]
+    text_table.main([*words, *(["--small"] if small else [])])
+    assert handed == [Settings(2.5, 7, 3, small)]
+    assert f"small {small}" in (tmp_path / "PAGE").read_text()
 
 
 @pytest.mark.parametrize("name", MODELS)

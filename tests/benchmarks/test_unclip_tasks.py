@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import unclip_tasks
-from benchmarks.unclip_tasks import EDITS, changes, edited, measure, pair_of_means, pictures, similarities, table
+from benchmarks.unclip_tasks import EDITS, changes, edited, measure, mean_cosines, pictures, similarities, table
 from contracts import Request
 from datamodules.base import to_model_range
 from scenes.captions import caption
@@ -91,9 +91,9 @@ def test_the_shares_tell_a_model_that_edits_from_one_that_copies(monkeypatch: py
 
 def test_similarities_of_known_vectors() -> None:
     eye = torch.eye(4)
-    found = pair_of_means(eye, eye, -eye)
+    found = mean_cosines(eye, eye, -eye)
     assert found == {"own image": 1, "own caption": -1, "another image": 0}
-    found = pair_of_means(eye.roll(2, 0), eye, eye)
+    found = mean_cosines(eye.roll(2, 0), eye, eye)
     assert found == {"own image": 0, "own caption": 0, "another image": 1}
 
 

@@ -100,6 +100,16 @@ def test_both_ways_to_attend_are_softmax_attention(positions: int) -> None:
     torch.testing.assert_close(attend(q, k, v), logits.softmax(-1) @ v)
 
 
+@pytest.mark.parametrize(("dtype", "keys", "fused"), [
+    (torch.float32, 63, False), (torch.float32, 64, True), (torch.bfloat16, 512, False), (torch.bfloat16, 513, True),
+])  # fmt: skip
+def test_torchs_kernel_is_used_where_it_is_quicker(dtype: torch.dtype, keys: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, kernel = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr("networks.attention.F.scaled_dot_product_attention", lambda *a, **k: used.append(1) or kernel(*a, **k))
+    attend(*(torch.zeros(1, 1, n, 8, dtype=dtype) for n in (2, keys, keys)))
+    assert bool(used) == fused
+
+
 def test_a_masked_word_counts_for_nothing_however_loud() -> None:
     q, k = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 2, 4)
     q[..., 0], k[..., 1, 0] = 8, 8  # the masked word's logit is 32, the other's 0
