@@ -271,7 +271,7 @@ def draw_picture(names: Sequence[str], shown: Sequence[Tensor]) -> None:
     captions = [name if i == 0 else "" for name, images in zip(names, shown) for i in range(len(images))]
     picture = captioned_grid(torch.cat(list(shown)), captions, COLUMNS)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width // 2, picture.height // 2)).save(PICTURE)
+    picture.resize((picture.width // 2, picture.height // 2)).convert("L").save(PICTURE, optimize=True)  # all of them are grey
 
 
 def table(result: dict[str, Any]) -> str:
