@@ -50,7 +50,7 @@ class DiffusionStage(nn.Module):
         guidance_interval: (low, high) of the log-SNR at which to guide; None guides at every noise level.
         threshold: ``none | static | dynamic`` on the estimate, after guidance; null is none.
         cond_drop_prob: probability of training a sample without a condition, one number or one per conditioner.
-        batch_share: share of each batch this stage trains on; a cheap stage needs fewer images.
+        batch_share: share of each batch this stage trains on, rounded in every process; a cheap stage needs fewer images.
         learned_variance_steps: steps T of a process whose reverse variances the net learns, with twice the output
             channels and the hybrid loss; None for fixed variances.
 

@@ -1,4 +1,4 @@
-"""GLIDE by the scripts: drawn from a prompt, guided by a CLIP that was trained for it, fine-tuned to fill holes."""
+"""GLIDE by the scripts: drawn from a prompt, guided by a CLIP that was trained for it, fine-tuned to fill holes, two processes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import sample
 import train
 from evaluate import main as evaluate
 from tests.lightning_modules.test_glide import overrides
+from tests.sessions import contents, run
 
 TOWERS = ("tower.width=32", "tower.layers=1", "tower.heads=2", "tower.embed_dim=16",
           *(f"model.net.text.{s}" for s in ("width=32", "layers=1", "heads=2", "vocab_size=600")))  # fmt: skip
@@ -87,3 +89,12 @@ def test_fine_tuning_starts_as_the_model_that_it_came_from(runs: dict[str, Path]
     assert "2 of them with new input channels, which start at zero" in capsys.readouterr().out
     with pytest.raises(ValueError, match="init=.*stem.weight.*build the same nets, or convolutions with more input channels"):
         train.main(overrides(tmp_path / "narrow", "trainer.max_steps=1", f"init={runs['filling']}"))
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    log, batch = tmp_path / "log", "data.batch_size=12"  # of which the upsampler's third is whole on one process and on two
+    for name, more in (("one", ()), ("two", ("trainer.devices=2", "trainer.strategy=ddp_fork"))):
+        assert run(overrides(tmp_path / name, batch, "trainer.max_steps=2", *more), log) == 0, log.read_text()
+    one, two = (contents(tmp_path / name) for name in ("one", "two"))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-5, msg=name)
