@@ -1,4 +1,4 @@
-"""Stopping between two optimiser steps: on SIGTERM, on Ctrl-C, and when the time is used up."""
+"""Stopping between two optimiser steps: on SIGTERM, on Ctrl-C, and when the time is used up, of which the module is told."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ OUT_OF_TIME = -1
 
 class Stop(pl.Callback):
     """Asks the trainer to stop after the current step; all processes agree on the step.
+
+    With `max_time` the module's `time_share` is the share of it that is used, the same on all processes: learning rates
+    fall by it.
 
     Args:
         max_time: DD:HH:MM:SS of training, summed over resumed sessions; None is unlimited.
@@ -47,6 +50,7 @@ class Stop(pl.Callback):
         if self.signum == signal.SIGINT and trainer.world_size == 1:
             raise KeyboardInterrupt  # there is no step to wait for
         self._began = time.monotonic()
+        self._agree(trainer, module, 0)
         # Lightning has put its own handlers by now and restores the earlier ones after fit. Its SIGTERM handler may
         # raise between two batches, before anything is saved.
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,13 +69,19 @@ class Stop(pl.Callback):
         reason = self.signum
         if not reason and self.max_sec is not None and self.train_sec >= self.max_sec:
             reason = OUT_OF_TIME
-        if trainer.world_size > 1:
-            code = torch.tensor(abs(reason) * 1.0, device=trainer.strategy.root_device)
-            reason = int(trainer.strategy.reduce(code, reduce_op="max"))
-            reason = OUT_OF_TIME if reason == abs(OUT_OF_TIME) else reason
-        if reason:
+        if reason := self._agree(trainer, module, reason):
             self.out_of_time, self.signum = reason == OUT_OF_TIME, max(reason, 0)
             trainer.should_stop = True
+
+    def _agree(self, trainer: pl.Trainer, module: Any, reason: int) -> int:
+        """The reason to stop that any process has, 0 for none; tells the module how much of the time is used."""
+        share = 0.0 if self.max_sec is None else min(1.0, self.train_sec / self.max_sec)
+        if trainer.world_size > 1:
+            mine = torch.tensor([abs(reason) * 1.0, share], device=trainer.strategy.root_device)
+            code, share = trainer.strategy.reduce(mine, reduce_op="max").tolist()
+            reason = OUT_OF_TIME if code == abs(OUT_OF_TIME) else int(code)
+        module.time_share = share
+        return reason
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self.signum:

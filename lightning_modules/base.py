@@ -24,7 +24,8 @@ class GenerativeModule(pl.LightningModule):
 
     Args:
         optimizer: partial that takes parameters or parameter groups.
-        lr_schedule: optimiser step (from 0) -> multiplier of each group's learning rate; None keeps it constant.
+        lr_schedule: (optimiser step from 0, share of trainer.max_time that is used) -> multiplier of each group's learning
+            rate; None keeps it constant.
         clip_norm: largest gradient norm of each of ``clip_groups``; None only measures it.
     """
 
@@ -34,7 +35,7 @@ class GenerativeModule(pl.LightningModule):
     def __init__(
         self,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        lr_schedule: Callable[[int], float] | None = None,
+        lr_schedule: Callable[[int, float], float] | None = None,
         clip_norm: float | None = 1.0,
     ) -> None:
         super().__init__()
@@ -42,6 +43,7 @@ class GenerativeModule(pl.LightningModule):
         check_optimizer(optimizer)
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.run_seed = 0  # set by the runtime before fit
+        self.time_share = 0.0  # set by callbacks.stop before every step
         # Plain integers, saved under ckpt["counters"]: the axis of every log and the unit of every budget.
         self.batches_seen = self.optimizer_steps = self.images_seen = 0
         # Written every batch without reading values, so that logging decides when to wait for the device.
@@ -120,10 +122,10 @@ class GenerativeModule(pl.LightningModule):
         return optimizer
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set every group's learning rate as a pure function of the step, so that nothing needs restoring."""
+        """Set every group's learning rate as a pure function of the step and the time used, so that nothing needs restoring."""
         if self.lr_schedule is not None:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.lr_schedule(self.optimizer_steps)
+                group["lr"] = group["initial_lr"] * self.lr_schedule(self.optimizer_steps, self.time_share)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         # Automatic optimisation only; a family with several optimisers calls set_learning_rate and counts by itself.

@@ -41,8 +41,8 @@ class GAN(GenerativeModule):
         loss: one of ``objectives.adversarial.LOSSES``.
         r1, r2, gradient_penalty: weights of the penalties on D's slope at data, at fakes, and between them.
         penalty_every: penalties are computed at every so many steps, and count so many times there.
-        penalty_schedule, beta2_schedule: optimiser step (from 0) -> multiplier of the penalties, and of 1 - beta_2 of
-            both players' Adam; None keeps them as they are.
+        penalty_schedule, beta2_schedule: multipliers as lr_schedule, of the penalties and of 1 - beta_2 of both players' Adam;
+            None keeps them as they are.
         critic_steps: D's updates per update of G.
         augment: words of ``objectives.diff_augment.POLICIES``.
         discriminator_lr: learning rate of D; None is G's.
@@ -67,8 +67,8 @@ class GAN(GenerativeModule):
         r2: float = 0.0,
         gradient_penalty: float = 0.0,
         penalty_every: int = 1,
-        penalty_schedule: Callable[[int], float] | None = None,
-        beta2_schedule: Callable[[int], float] | None = None,
+        penalty_schedule: Callable[[int, float], float] | None = None,
+        beta2_schedule: Callable[[int, float], float] | None = None,
         critic_steps: int = 1,
         augment: Sequence[str] = (),
         discriminator_lr: float | None = None,
@@ -110,7 +110,7 @@ class GAN(GenerativeModule):
         right = dict(zip(("accuracy_real", "accuracy_fake"), accuracy(self.game, on_real, on_fake)))
         scores = {"score_real": on_real.detach().float().mean(), "score_fake": on_fake.detach().float().mean()}
         if self.penalty_schedule is not None:
-            factor *= self.penalty_schedule(self.optimizer_steps)
+            factor *= self.penalty_schedule(self.optimizer_steps, self.time_share)
         paid = sum(factor * weights[name] * value for name, value in found.items())
         return loss + paid, {"d_loss": loss, **right, **scores, **found}
 
@@ -212,7 +212,7 @@ class GAN(GenerativeModule):
         if self.beta2_schedule is not None:
             for group in optimizer.param_groups:
                 beta_1, beta_2 = group["initial_betas"]
-                group["betas"] = (beta_1, 1 - (1 - beta_2) * self.beta2_schedule(self.optimizer_steps))
+                group["betas"] = (beta_1, 1 - (1 - beta_2) * self.beta2_schedule(self.optimizer_steps, self.time_share))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """G's and D's."""

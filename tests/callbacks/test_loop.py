@@ -59,7 +59,7 @@ def test_an_untrained_stage_does_not_stop_training(tmp_path, capsys) -> None:
 
 
 def test_time_ends_a_run_and_more_time_continues_it(tmp_path, capsys) -> None:
-    more = ("model.sleep_sec=0.05", "trainer.max_steps=null", "trainer.max_time=00:00:00:01", "model.lr_schedule=null")
+    more = ("model.sleep_sec=0.05", "trainer.max_steps=null", "trainer.max_time=00:00:00:01")
     metrics = main(overrides(*more, run=tmp_path))
     assert 2 <= metrics["step"] <= 20
     assert (tmp_path / f"checkpoints/step={metrics['step']:08d}.ckpt").exists()

@@ -23,7 +23,8 @@ class Strategy:
         self.codes = codes
 
     def reduce(self, value: torch.Tensor, reduce_op: str) -> torch.Tensor:
-        return getattr(torch.stack([value, *map(torch.tensor, self.codes)]), reduce_op)()
+        others = [torch.tensor([code, 0.25]) for code in self.codes]
+        return getattr(torch.stack([value, *others]), f"a{reduce_op}")(0)
 
 
 def make_trainer(accumulate: int = 1, world_size: int = 1, codes: Any = ()) -> SimpleNamespace:
@@ -77,7 +78,7 @@ def test_ctrl_c_before_the_first_step_ends_the_run_there() -> None:
     os.kill(os.getpid(), signal.SIGINT)  # nothing is raised, wherever it comes
     assert stop.signum == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
-        stop.on_train_start(trainer, None)
+        stop.on_train_start(trainer, SimpleNamespace())
     stop.teardown(trainer, None, "fit")
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -87,7 +88,7 @@ def test_once_all_is_saved_another_ctrl_c_changes_nothing() -> None:
     for signum, then in ((0, "raises"), (signal.SIGINT, "ignored")):
         stop, trainer = Stop(), make_trainer()
         stop.setup(trainer, None, "fit")
-        stop.on_train_start(trainer, None)
+        stop.on_train_start(trainer, SimpleNamespace())
         stop.signum = signum
         stop.on_train_end(trainer, None)
         assert (signal.getsignal(signal.SIGINT) == signal.SIG_IGN) is (then == "ignored")
@@ -100,7 +101,7 @@ def test_of_several_processes_none_leaves_the_others_alone(monkeypatch: pytest.M
     monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
     stop = Stop()
     stop.signum = signal.SIGINT
-    stop.on_train_start(make_trainer(world_size=2, codes=(2.0,)), None)
+    stop.on_train_start(make_trainer(world_size=2, codes=(2.0,)), SimpleNamespace())
     assert stopped(stop, make_trainer(world_size=2, codes=(2.0,)))
 
 
@@ -116,11 +117,29 @@ def test_time_is_summed_over_sessions_and_its_end_is_no_signal(clock: list[float
     assert stopped(second, trainer) and second.out_of_time and second.signum == 0
 
 
+def test_the_module_is_told_how_much_of_the_time_is_used(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
+    stop, module = Stop("00:00:01:00"), SimpleNamespace(batches_seen=4)
+    stop.load_state_dict({"train_sec": 15.0})
+    stop.on_train_start(make_trainer(), module)
+    assert module.time_share == 0.25, "the first step of a resumed session knows it"
+    for seconds, share in ((15, 0.5), (60, 1.0)):
+        clock[0] += seconds
+        stop.on_train_batch_end(make_trainer(), module)
+        assert module.time_share == share
+    later = Stop("00:00:10:00")
+    clock[0] += 60
+    later.on_train_batch_end(make_trainer(world_size=2, codes=(0.0,)), module)
+    assert module.time_share == 0.25, "the furthest process decides"
+    Stop().on_train_batch_end(make_trainer(), module)
+    assert module.time_share == 0
+
+
 def test_time_before_the_first_step_is_not_training(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_file.signal, "signal", lambda *_: None)
     stop = Stop()
     clock[0] += 100
-    stop.on_train_start(make_trainer(), None)
+    stop.on_train_start(make_trainer(), SimpleNamespace())
     clock[0] += 3
     assert stop.train_sec == 3
 

@@ -41,13 +41,13 @@ def test_no_clipping_still_measures() -> None:
     assert module.last_grad_norms["a"] == 5 and module.a.weight.grad.norm() == 5
 
 
-def test_learning_rate_is_a_function_of_the_step() -> None:
-    module = Two(lr_schedule=lambda step: 1 / (step + 1))
+def test_learning_rate_is_a_function_of_the_step_and_of_the_time_used() -> None:
+    module = Two(lr_schedule=lambda step, time_share: (1 - time_share) / (step + 1))
     optimizer = module.configure_optimizers()
-    for step in (4, 0):
-        module.optimizer_steps = step
+    for step, time_share in ((4, 0.0), (0, 0.0), (1, 0.75)):
+        module.optimizer_steps, module.time_share = step, time_share
         module.set_learning_rate(optimizer)
-        assert optimizer.param_groups[0]["lr"] == 0.5 / (step + 1)
+        assert optimizer.param_groups[0]["lr"] == 0.5 * (1 - time_share) / (step + 1)
 
 
 def test_training_step_counts_and_seeds_by_run_rank_and_batch() -> None:
@@ -136,7 +136,7 @@ class Groups(Two):
 
 
 def test_each_group_keeps_its_own_rate_which_is_set_before_the_step() -> None:
-    module = Groups(lr_schedule=lambda step: 2.0 ** -step)
+    module = Groups(lr_schedule=lambda step, time_share: 2.0 ** -step)
     optimizer = module.configure_optimizers()
     module.batches_seen = 5  # gradients of several batches may make one step
     for step in range(3):

@@ -123,14 +123,14 @@ def test_counts_are_of_batches_whatever_the_critic_does() -> None:
 
 
 def test_each_player_has_its_rate_and_both_follow_the_schedule() -> None:
-    module = make(discriminator_lr=4 * LR, lr_schedule=lambda step: 1 / (1 + step))
+    module = make(discriminator_lr=4 * LR, lr_schedule=lambda step, time_share: 1 / (1 + step))
     train(module, make_batches(3))
     rates = [o.param_groups[0]["lr"] for o in module.trainer.optimizers]
     assert rates == pytest.approx([LR / 3, 4 * LR / 3])
 
 
 def test_second_betas_and_penalties_are_annealed_by_the_step() -> None:
-    halving = {name: (lambda step: 0.5**step) for name in ("penalty_schedule", "beta2_schedule")}
+    halving = {name: (lambda step, time_share: 0.5**step) for name in ("penalty_schedule", "beta2_schedule")}
     module = make(optimizer=partial(torch.optim.Adam, lr=LR, betas=(0.0, 0.9)), r1=0.4, penalty_every=2, **halving)
     train(module, make_batches(3))
     for optimizer in module.trainer.optimizers:
@@ -148,7 +148,7 @@ def test_a_word_is_no_schedule(name: str) -> None:
 
 def test_annealing_a_beta_that_the_optimiser_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="no betas"):
-        make(beta2_schedule=lambda step: 1.0).configure_optimizers()
+        make(beta2_schedule=lambda step, time_share: 1.0).configure_optimizers()
 
 
 def test_accumulated_batches_are_one_large_one() -> None:

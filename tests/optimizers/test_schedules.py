@@ -36,6 +36,13 @@ def test_warm_up_goes_on_while_the_run_falls_and_without_a_fall() -> None:
     assert WarmupDecay(100, warmup_steps=0, decay_fraction=0)(0) == 1
 
 
+def test_what_is_further_decides_the_steps_or_the_time() -> None:
+    schedule = WarmupDecay(100, warmup_steps=1, decay_fraction=0.5)
+    assert schedule(60, 0.9) == pytest.approx(0.2) and schedule(80, 0.6) == pytest.approx(0.4) and schedule(10, 1.0) == 0
+    by_time = WarmupDecay(None, warmup_steps=10, decay_fraction=0.5)
+    assert by_time(4, 0.75) == pytest.approx(0.5 * 0.5) and by_time(10**6, 0.2) == 1 and by_time(10**6, 1.0) == 0
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_settings_out_of_range_are_named(fraction: float) -> None:
     with pytest.raises(ValueError, match=f"decay_fraction={fraction}"):
