@@ -13,6 +13,7 @@ from torch import Tensor
 from files import read_json
 from networks.text.base import TextEncoder
 from networks.text.hub import fingerprint, locate, one_line
+from networks.text.quotes import spell_quotes
 
 # Widths known without reading a file, so that a config can be built on a machine without the weights.
 DIMS = {"google/t5-v1_1-small": 512, "google/t5-v1_1-base": 768, "google/t5-v1_1-large": 1024,
@@ -32,18 +33,22 @@ class HuggingFaceText(TextEncoder):
         layer: -1 the last hidden state, -2 the one before, ...; T5's final norm is applied to any of them.
         max_length: tokens read of a caption, special tokens included.
         dtype: precision of weights and computation; results are float32.
+        spell_quotes: what a caption quotes is read letter by letter.
     Raises:
         FileNotFoundError: at first use, when the files are neither on disk nor reachable.
     Source: Saharia et al. 2022 (Imagen), section 2.1; Raffel et al. 2020 (T5).
     """
 
-    def __init__(self, model_id: str, *, layer: int = -1, max_length: int = 128, dtype: str = "float32") -> None:
+    def __init__(
+        self, model_id: str, *, layer: int = -1, max_length: int = 128, dtype: str = "float32", spell_quotes: bool = False
+    ) -> None:
         super().__init__()
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
         if layer >= 0:
             raise ValueError(f"layer counts from the end: -1 the last, -2 the one before; got {layer}")
         self.model_id, self.layer, self.dtype, self._max_length = model_id, layer, dtype, max_length
+        self.spell_quotes = spell_quotes
         self._folder: Path | None = None
         self._config: dict[str, Any] | None = None
 
@@ -53,6 +58,7 @@ class HuggingFaceText(TextEncoder):
         path = Path(self.model_id).expanduser()
         name = path.resolve().name if path.is_dir() else self.model_id
         settings = [f"layer={self.layer}"] * (self.layer != -1) + [self.dtype] * (self.dtype != "float32")
+        settings += ["quotes spelled"] * self.spell_quotes
         return name + (f"[{','.join(settings)}]" if settings else "")
 
     @property
@@ -118,6 +124,7 @@ class HuggingFaceText(TextEncoder):
 
     def _tokenize(self, captions: list[str]) -> list[list[int]]:
         tokenizer, _ = self.loaded
+        captions = [spell_quotes(c) for c in captions] if self.spell_quotes else captions
         # verbose=False: the library's own "sequence longer than" line would repeat our warning.
         ids = tokenizer(captions, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
         return [i or [tokenizer.eos_token_id or tokenizer.unk_token_id or 0] for i in ids]

@@ -25,8 +25,8 @@ class MiniLM(HuggingFaceText):
 
     dim = 384
 
-    def __init__(self, *, layer: int = -1, max_length: int = 256) -> None:
-        super().__init__("sentence-transformers/all-MiniLM-L6-v2", layer=layer, max_length=max_length)
+    def __init__(self, *, layer: int = -1, max_length: int = 256, spell_quotes: bool = False) -> None:
+        super().__init__("sentence-transformers/all-MiniLM-L6-v2", layer=layer, max_length=max_length, spell_quotes=spell_quotes)
 
     @property
     def max_length(self) -> int:

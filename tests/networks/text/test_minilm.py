@@ -55,3 +55,22 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 def test_id_names_what_changes_the_vectors() -> None:
     assert MiniLM().id != MiniLM(layer=-2).id and MiniLM().id == MiniLM().id
+
+
+def test_letters_of_an_unseen_word_are_read_from_the_vectors_once_quotes_are_spelled() -> None:
+    """A linear probe that saw random strings knows the letters of words that it never saw; of wordpieces it has one vector a word."""
+    words, unseen = ["QXZ", "BFKW", "TGH", "CAM", "DIPS", "OREL", "UNVY", "JAB", "WET", "ZONK"], ["FIVE", "BUS", "QUIZ"]
+    encoder = MiniLM(spell_quotes=True)
+
+    def letters(which: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        out = encoder.encode([f'the word "{word}" in red' for word in which])
+        rows = [(i, 4 + k, ord(c) - 65) for i, word in enumerate(which) for k, c in enumerate(word)]  # [CLS] the word "
+        place, token, letter = torch.tensor(rows).T
+        return out.embeds[place, token], letter
+
+    x, letter = letters(words)
+    centres = torch.stack([x[letter == c].mean(0) if (letter == c).any() else torch.full((384,), 9.0) for c in range(26)])
+    y, wanted = letters(unseen)
+    assert (torch.cdist(y, centres).argmin(1) == wanted).float().mean() >= 0.9
+    assert MiniLM().token_counts(['the word "FIVE" in red']) == [9] and encoder.token_counts(['the word "FIVE" in red']) == [12]
+    assert encoder.id != MiniLM().id, "a cache of the one is none of the other"
