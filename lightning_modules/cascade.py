@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from contracts import Batch, Request, label_tensor
 from rng.keyed import keyed_rand
 from lightning_modules.base import GenerativeModule
 from lightning_modules.clip_guidance import ClipGuidance
+from lightning_modules.distillation import Distillation
 from lightning_modules.filming import Filming
 from lightning_modules.inpainting import Inpainting
 from lightning_modules.stage import DiffusionStage
@@ -27,6 +29,7 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
     Args:
         stages: name -> ``DiffusionStage``, in the order in which they are sampled.
         train_stages: names of the stages that this run trains; None for all.
+        distill: learn the steps of a trained model of the same stages, and draw in few; None learns from the data alone.
         **kwargs: optimiser, schedule and clipping, see ``GenerativeModule``.
 
     Raises:
@@ -36,7 +39,12 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
     """
 
     def __init__(
-        self, stages: dict[str, DiffusionStage], *, train_stages: Sequence[str] | None = None, **kwargs: Any
+        self,
+        stages: dict[str, DiffusionStage],
+        *,
+        train_stages: Sequence[str] | None = None,
+        distill: Distillation | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_stages(stages, train_stages)
@@ -44,6 +52,9 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
         self.train_stages = list(stages if train_stages is None else train_stages)
         for name, stage in self.stages.items():
             stage.requires_grad_(name in self.train_stages)
+        self.distill = distill
+        if distill is not None:
+            distill.prepare({name: self.stages[name] for name in self.train_stages})
         self._weaker: list[Cascade] = []  # a list keeps it out of the module tree
         self._clip = []
 
@@ -58,6 +69,11 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
         Raises: ValueError for a model with other stages, of another size, that reads other conditions, or is not trained.
         Source: Karras et al. 2024 ("Guiding a Diffusion Model with a Bad Version of Itself")
         """
+        self.check_like(other)
+        self._weaker = [other.to(self.device).eval()]
+
+    def check_like(self, other: Any) -> None:
+        """Raises ValueError unless another model has the same stages, spaces and conditions, and is trained."""
         if not isinstance(other, Cascade) or list(other.stages) != list(self.stages):
             raise ValueError(f"give a checkpoint of the same model, with the stages {', '.join(self.stages)}")
         for name, stage in other.stages.items():
@@ -68,7 +84,6 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
             raise ValueError(f"it is told a {other.conditioning}, and this model is not")
         if (refusal := other.sampling_refusal()) is not None:
             raise ValueError(refusal)
-        self._weaker = [other.to(self.device).eval()]
 
     @property
     def conditioning(self) -> str:
@@ -108,7 +123,8 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
             n = max(1, round(share * len(batch["image"])))  # rank r holds samples r, r + world, ...
             part = {key: value[:n] for key, value in batch.items()}
             quantiles = part["quantile"] if "quantile" in part else self.quantiles(n, name)
-            losses[f"loss_{name}"] = stage.loss(part, quantiles.to(self.device), name).mean()
+            loss = stage.loss if self.distill is None else functools.partial(self.distill.loss, module=self)
+            losses[f"loss_{name}"] = loss(part, quantiles.to(self.device), name).mean()
             if self.training:
                 stage.images_trained += n * self.world_size
         return {"loss": torch.stack(list(losses.values())).sum(), **(losses if len(self.stages) > 1 else {})}
@@ -146,10 +162,14 @@ class Cascade(Inpainting, Filming, ClipGuidance, GenerativeModule):
         super().on_save_checkpoint(checkpoint)
         if found := self.frozen():
             checkpoint["frozen"] = found
+        if self.distill is not None and self.distill.identity is not None:
+            checkpoint["teacher"] = self.distill.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.check_identity(checkpoint)
+        if self.distill is not None:
+            self.distill.identity = checkpoint.get("teacher")
 
     def frozen(self) -> dict[str, str]:
         """Stage -> checksum of the frozen model in its space, where it has one."""

@@ -156,13 +156,8 @@ class DiffusionStage(nn.Module):
             batch: what the space and the conditioners read, and `seed` (B,) int64.
             u: (B,) uniform in [0, 1), the quantile of each sample's noise level.
         """
-        seeds, x_0 = batch["seed"], self.space.encode(batch)
-        if self.lowres is not None:
-            x_0, fields = self.lowres.for_training(batch, x_0, seeds, tag)
-            batch = batch | fields
-        for conditioner in self.conditioners.values():
-            if conditioner.reads == "known":
-                batch = batch | hidden(x_0, seeds, tag, conditioner.nothing_prob)
+        seeds = batch["seed"]
+        x_0, batch = self.clean(batch, tag)
         told = self.told(self._dropped(batch, seeds, tag))
         eps = keyed_randn(seeds, x_0.shape[1:], tag, "eps", device=x_0.device)
         if self.pairing == "optimal_transport" and self.training:  # a validation loss depends on no other image
@@ -170,6 +165,17 @@ class DiffusionStage(nn.Module):
         t = self.times.draw(u, self.schedule)
         options = {"times": self.times, "weighting_kwargs": self.weighting_kwargs}
         return self.denoiser.loss(x_0, t, eps, self.weighting, **options, **told)
+
+    def clean(self, batch: Batch, tag: str) -> tuple[Tensor, Batch]:
+        """What is diffused (B, ...), and the batch with what a stage that enlarges, or fills holes, is shown of it."""
+        seeds, x_0 = batch["seed"], self.space.encode(batch)
+        if self.lowres is not None:
+            x_0, fields = self.lowres.for_training(batch, x_0, seeds, tag)
+            batch = batch | fields
+        for conditioner in self.conditioners.values():
+            if conditioner.reads == "known":
+                batch = batch | hidden(x_0, seeds, tag, conditioner.nothing_prob)
+        return x_0, batch
 
     def _dropped(self, batch: Batch, seeds: Tensor, tag: str) -> dict[str, dict[str, Tensor]]:
         """Each conditioner's value, some of them dropped."""

@@ -28,7 +28,7 @@ from runtime.places import check_places
 KINDS = {
     "lightning_modules": (
         "torch.nn.Module", "lightning_modules.spaces.Space", "lightning_modules.super_resolution.LowResolution",
-        "lightning_modules.frozen_clip.FrozenCLIP",
+        "lightning_modules.distillation.Distillation", "lightning_modules.frozen_clip.FrozenCLIP",
     ),
     "networks": ("torch.nn.Module", "networks.text.base.TextEncoder", "networks.text.cache.CachedTextEncoder"),
     "diffusion": ("diffusion.schedules.NoiseSchedule", "diffusion.times.Times"),

@@ -156,6 +156,7 @@ GROUPS = {
         "data": "what to train on",
         "trainer": "where to train",
         "experiment": "settings that belong together, with what to expect",
+        "distill": "draw in few steps what a trained model (init=RUN) draws in many",
         "text_encoder": "who reads the captions",
         "codec": "encoder and decoder of autoencoders",
         "likelihood": "what a variational autoencoder says of pixels",

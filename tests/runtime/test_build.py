@@ -230,6 +230,7 @@ evaluation.metrics.reconstruction.Reconstruction evaluation.metrics.sliced_wasse
 evaluation.metrics.stacked_digits.StackedModes lightning_modules.autoencoder.Autoencoder lightning_modules.autoregressive_prior.AutoregressivePrior
 lightning_modules.base.GenerativeModule lightning_modules.base.Judge lightning_modules.cascade.Cascade lightning_modules.classifier.Classifier
 lightning_modules.clip.CLIP lightning_modules.dalle2.DallE2 lightning_modules.diffusion.Diffusion
+lightning_modules.distillation.Distillation
 lightning_modules.frozen_clip.FrozenCLIP lightning_modules.gan.GAN lightning_modules.glide.Glide
 lightning_modules.imagen.Imagen lightning_modules.spaces.Embeddings lightning_modules.spaces.Latents
 lightning_modules.spaces.Pixels lightning_modules.spaces.Space lightning_modules.stage.DiffusionStage
