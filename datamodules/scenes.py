@@ -12,7 +12,7 @@ from datamodules.base import ImageDataModule, to_model_range
 from datamodules.sampler import Key
 from rng.hashing import stable_hash
 from scenes.captions import caption
-from scenes.grammar import SceneSpec, get_preset, sample_spec
+from scenes.grammar import SceneSpec, get_preset, random_word_spec, sample_spec
 from scenes.render import render
 from scenes.splits import caption_style, spec_split
 
@@ -25,13 +25,14 @@ class ScenesDataset(Dataset):
     Args:
         splits: names of grammar splits; index i belongs to splits[i % len(splits)].
         tag: separates the specs of train, val and test within one split.
+        spelling: share of the specs that are random strings of letters instead.
     """
 
     def __init__(
-        self, preset: str, image_size: int, num_images: int, splits: Sequence[str], data_seed: int, tag: str
+        self, preset: str, image_size: int, num_images: int, splits: Sequence[str], data_seed: int, tag: str, spelling: float = 0.0
     ) -> None:
         self.preset, self.image_size, self.num_images = preset, image_size, num_images
-        self.splits, self.data_seed, self.tag = tuple(splits), data_seed, tag
+        self.splits, self.data_seed, self.tag, self.spelling = tuple(splits), data_seed, tag, spelling
 
     def __len__(self) -> int:
         return self.num_images
@@ -42,6 +43,9 @@ class ScenesDataset(Dataset):
 
     def spec(self, index: int) -> SceneSpec:
         """The ground truth of sample `index`."""
+        seed = stable_hash("spelling", self.tag, self.data_seed, index)
+        if seed < self.spelling * 2**63:
+            return random_word_spec(seed)
         return scene_spec(self.preset, self.split(index), self.tag, self.data_seed, index // len(self.splits))
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
@@ -66,6 +70,8 @@ class ScenesDataModule(ImageDataModule):
         num_val: images of validation and of test, spread evenly over `val_splits`.
         val_splits: names of grammar splits (scenes.splits.SPLITS): `iid` is like training, the others are not.
         data_seed: changes the specs; independent of the run's seed.
+        spelling: share of the training images that show a random string of one to four letters, in place of a scene of the
+            preset; held-out words are not among them.
     Raises: ValueError for an unknown preset or split, or a size out of range.
     """
 
@@ -79,6 +85,7 @@ class ScenesDataModule(ImageDataModule):
         num_val: int = 256,
         val_splits: Sequence[str] = ("iid",),
         data_seed: int = 0,
+        spelling: float = 0.0,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
         least = get_preset(preset).min_image_size
@@ -90,12 +97,14 @@ class ScenesDataModule(ImageDataModule):
             raise ValueError("data.val_splits is empty: name at least one split, as in [iid]")
         for split in val_splits:
             spec_split(split)
-        self.preset, self.num_images, self.num_val = preset, num_images, num_val
+        if not 0 <= spelling <= 1:
+            raise ValueError(f"data.spelling={spelling}: give a share from 0 to 1")
+        self.preset, self.num_images, self.num_val, self.spelling = preset, num_images, num_val, spelling
         self.val_splits, self.data_seed = tuple(val_splits), data_seed
 
     def setup(self, stage: str | None = None) -> None:
         common = (self.preset, self.image_size)
-        self.train_dataset = ScenesDataset(*common, self.num_images, ("train",), self.data_seed, "train")
+        self.train_dataset = ScenesDataset(*common, self.num_images, ("train",), self.data_seed, "train", self.spelling)
         self.val_dataset = ScenesDataset(*common, self.num_val, self.val_splits, self.data_seed, "val")
         self.test_dataset = ScenesDataset(*common, self.num_val, self.val_splits, self.data_seed, "test")
 
@@ -108,5 +117,6 @@ class ScenesDataModule(ImageDataModule):
     def fingerprint(self) -> str:
         """Digest of what training sees, with sixteen specs, so that a changed grammar is noticed too."""
         specs = [scene_spec(self.preset, "train", "train", self.data_seed, i).canonical() for i in range(16)]
-        facts = (self.preset, self.image_size, self.num_images, self.data_seed, specs)
+        more = (self.spelling,) if self.spelling else ()  # none of what earlier runs had
+        facts = (self.preset, self.image_size, self.num_images, self.data_seed, specs, *more)
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

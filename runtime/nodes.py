@@ -70,7 +70,7 @@ RANGES: dict[str, Any] = {
     **_named(
         Share,
         "aug_level", "augment_prob", "batch_share", "betas", "cond_drop_prob", "damage_prob", "decay", "decay_fraction", "dropout", "guidance_rescale",
-        "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "nothing_prob", "test_fraction", "threshold_percentile", "truncation",
+        "label_smoothing", "max_aug_level", "max_bad_fraction", "momentum", "nothing_prob", "spelling", "test_fraction", "threshold_percentile", "truncation",
         "val_fraction",
     ),
     **_named(Finite, "centres", "guidance_scale", "init_logit_bias", "log_snr_max", "log_snr_min", "mean", "shift"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from scenes.rng import Rng
 from scenes.splits import MAX_TRAIN_COUNT, spec_split, split_of
-from scenes.vocabulary import WORDS
+from scenes.vocabulary import LETTERS, WORDS
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -150,6 +150,16 @@ def sample_spec(seed: int, preset: str, split: str = "train") -> SceneSpec:
     while True:
         spec = _draw(rng, kind, p, max_count=p.max_count if wanted == "count" else min(p.max_count, MAX_TRAIN_COUNT))
         if spec is not None and split_of(spec) == wanted:
+            return spec
+
+
+def random_word_spec(seed: int) -> SceneSpec:
+    """A string of one to four letters as likely as any other, in a colour; of the split `train`, so never a held-out word."""
+    rng = Rng("random word", seed)
+    while True:
+        word = "".join(rng.choice(LETTERS) for _ in range(1 + rng.below(4)))
+        spec = SceneSpec("word", word=word, word_colour=rng.choice(tuple(COLOURS)))
+        if split_of(spec) == "train":
             return spec
 
 

@@ -115,3 +115,18 @@ def test_a_changed_grammar_changes_the_fingerprint(monkeypatch):
     before = make().fingerprint()
     monkeypatch.setattr(scenes_file, "sample_spec", lambda seed, *a, **k: sample_spec(seed + 1, *a, **k))
     assert make().fingerprint() != before
+
+
+def test_some_training_images_show_random_strings_and_never_a_held_out_word():
+    plain, spelling = make(num_images=600).train_dataset, make(num_images=600, spelling=0.25)
+    specs = [spelling.train_dataset.spec(i) for i in range(600)]
+    others = [i for i in range(600) if specs[i] == plain.spec(i)]
+    strings = [specs[i] for i in range(600) if specs[i] != plain.spec(i)]
+    assert 110 <= len(strings) <= 190 and len(others) + len(strings) == 600, "the other scenes stay as they were"
+    assert all(s.kind == "word" and split_of(s) == "train" for s in strings)
+    assert {len(s.word) for s in strings} == {1, 2, 3, 4} and len({s.word for s in strings}) > 100
+    assert set("".join(s.word for s in strings)) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert [spelling.val_dataset.spec(i) for i in range(12)] == [make().val_dataset.spec(i) for i in range(12)]
+    assert spelling.fingerprint() != make(num_images=600).fingerprint() == make(num_images=600, spelling=0.0).fingerprint()
+    with pytest.raises(ValueError, match="data.spelling=2: give a share from 0 to 1"):
+        make(spelling=2)
