@@ -80,7 +80,9 @@ def test_small_choices_compose(trainer: str, group: str) -> None:
      "5", "true", "back\\slash\\", "'a' and 'b'", 'say "hi", it\'s me', "#1 ~ 100%", "null and void", "é\nü", "(1,2)"],
 )
 def test_text_is_taken_as_it_is_typed(prompt: str) -> None:
-    assert compose("sample", ["ckpt=runs/x/checkpoints/step=00000008.ckpt", f"prompt={prompt}"]).prompt == prompt
+    typed_in = [f"{key}={prompt}" for key in ("prompt", "from", "to")]
+    cfg = compose("sample", ["ckpt=runs/x/checkpoints/step=00000008.ckpt", *typed_in])
+    assert cfg.prompt == cfg["from"] == cfg.to == prompt
 
 
 def test_any_text_comes_back_from_hydras_grammar() -> None:
