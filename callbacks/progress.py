@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -43,12 +44,15 @@ class Progress(pl.Callback):
         then, _, images_then = self._last
         rate = (images - images_then) / max(now - then, 1e-9)
         total = trainer.datamodule.num_batches // trainer.accumulate_grad_batches
-        values = list(module.last_losses.items())[:SHOWN]
-        losses = "  ".join(f"{name} {float(value):.4f}" for name, value in values)
+        values = sorted(module.last_losses.items(), key=lambda pair: "loss" not in pair[0])[:SHOWN]  # losses before what else is known
+        losses = [f"{name} {float(value):.4f}" for name, value in values]
         of = f"/{total}" if total < UNLIMITED else ""
-        line = f"step {steps}{of}  images {images:,}  {losses}  {rate:.1f} img/s  {self._left(trainer, module, total)}"
-        end = "\r" if sys.stdout.isatty() else "\n"
-        print(line.ljust(100) if end == "\r" else line, end=end, flush=True)
+        before, after = [f"step {steps}{of}", f"images {images:,}"], [f"{rate:.1f} img/s", self._left(trainer, module, total)]
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1  # a full line would wrap
+            print(fitted(before, losses, after, width).ljust(width), end="\r", flush=True)
+        else:
+            print("  ".join([*before, *losses, *after]), flush=True)
         self._last = (now, steps, images)
 
     def _left(self, trainer: pl.Trainer, module: Any, total: int) -> str:
@@ -62,6 +66,15 @@ class Progress(pl.Callback):
 
 
 SHOWN = 4  # of the losses
+
+
+def fitted(before: list[str], losses: list[str], after: list[str], width: int) -> str:
+    """A line of at most so many characters: losses are left out from the last one, then all but the first and the last part."""
+    shorter = [[*before, *losses[:k], *after] for k in range(len(losses), -1, -1)]
+    lines = ["  ".join(parts) for parts in (*shorter, [before[0], after[-1]])]
+    return next((line for line in lines if len(line) <= width), lines[-1][: max(width, 0)])
+
+
 UNLIMITED = 10**9  # steps; a run with a time limit only has that many
 
 
