@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from files import printable
@@ -27,13 +28,54 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
     if any(a in ("-h", "--help", "help") for a in argv):
         print(help_text(config_name))
         return
-    if any(a in ("-m", "--multirun") for a in argv):
-        rest = [a for a in argv if a not in ("-m", "--multirun")]
-        code = guarded(lambda: sweep(main, config_name, rest))
-    else:
-        code = guarded(lambda: main(argv))
+    code = guarded(lambda: started(main, config_name, argv))
     set_ctrl_c(signal.SIG_IGN)  # Python's own end alone is left, and would answer with a traceback
     sys.exit(code)
+
+
+def started(main: Callable[[Sequence[str]], Any], config_name: str, argv: Sequence[str]) -> None:
+    """Does what the flags that people know from Hydra ask for; without one, runs `main`.
+
+    `-m` runs a sweep, `--cfg job` prints the composed configuration, with `--resolve` its references filled in, and
+    `--config-dir DIR` adds configuration files of the user's own.
+
+    Raises: ValueError for a flag without its value.
+    """
+    flags, rest = separated(argv)
+    rest = [*(f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in flags["--config-dir"]), *rest]
+    if flags["--cfg"]:
+        from omegaconf import OmegaConf
+
+        from runtime.config import compose
+
+        print(OmegaConf.to_yaml(compose(config_name, rest), resolve=bool(flags["--resolve"])), end="")
+    elif flags["--multirun"]:
+        sweep(main, config_name, rest)
+    else:
+        main(rest)
+
+
+def separated(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Flag -> what stands behind it, once for each time that it is given; and the overrides. Raises ValueError for a flag without its value."""
+    found: dict[str, list[str]] = {flag: [] for flag in (*VALUED, *BARE)}
+    rest, left = [], list(argv)
+    while left:
+        name, _, value = (text := left.pop(0)).partition("=")
+        flag = SHORT_FLAGS.get(name, name)
+        if flag in BARE:
+            found[flag].append("")
+        elif flag in VALUED:
+            value = value or (left.pop(0) if left else "")
+            if flag == "--cfg" and value != "job" or not value:
+                raise ValueError(f"{flag} {value}".rstrip() + f": write {flag} {VALUED[flag]}")
+            found[flag].append(value)
+        else:
+            rest.append(text)
+    return found, rest
+
+
+VALUED, BARE = {"--cfg": "job", "--config-dir": "DIR, a folder of configuration files"}, ("--multirun", "--resolve")
+SHORT_FLAGS = {"-m": "--multirun", "-c": "--cfg", "-cd": "--config-dir"}
 
 
 def guarded(action: Callable[[], Any]) -> int:
@@ -133,6 +175,7 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
   python train.py -m model=imagen seed=0,1,2                    several runs, one after another
+  python train.py model=imagen --cfg job                        print the configuration; --config-dir DIR adds files of yours
 
 A run writes runs/<model>/<data>/<name>/ with config.yaml, metrics.jsonl, samples/ and checkpoints/.
 """,

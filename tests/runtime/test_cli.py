@@ -172,3 +172,27 @@ def test_a_run_of_a_sweep_that_fails_ends_it_with_its_code(tmp_path: Path, capsy
     with pytest.raises(SystemExit) as ended:
         cli.sweep(main, "train", ["seed=1,2", "model=vae", f"hydra.sweep.dir={tmp_path}"])
     assert ended.value.code == 2 and len(started) == 1 and capsys.readouterr().err == "error: wrong\n"
+
+
+def test_flags_of_hydra_do_what_people_know(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("_target_: datamodules.scenes.ScenesDataModule\nimage_size: 48\n")
+    ran: list[list[str]] = []
+
+    def typed_in(*argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+        with pytest.raises(SystemExit) as end:
+            launch(lambda overrides: ran.append(list(overrides)), "train")
+        out = capsys.readouterr()
+        return out.out if end.value.code == 0 else out.err
+
+    cfg = OmegaConf.create(typed_in("model=imagen", "--cfg", "job", "data.batch_size=7"))
+    assert cfg.data.batch_size == 7 and OmegaConf.is_interpolation(cfg.model.lr_schedule, "total_steps")
+    assert OmegaConf.create(typed_in("-c", "job", "--resolve", "trainer.max_steps=9")).model.lr_schedule.total_steps == 9
+    assert OmegaConf.create(typed_in("--config-dir", str(tmp_path), "data=mine", "--cfg=job")).data.image_size == 48
+    assert not ran
+    typed_in(f"--config-dir={tmp_path}", "data=mine", "seed=1")
+    assert ran == [[f"hydra.searchpath=[file://{tmp_path}]", "data=mine", "seed=1"]]
+    assert typed_in("--cfg", "all") == "error: --cfg all: write --cfg job\n"
+    assert typed_in("--config-dir") == "error: --config-dir: write --config-dir DIR, a folder of configuration files\n"
+    assert typed_in("model=imagin", "--cfg", "job").startswith("error: model=imagin: there is no such model")
