@@ -33,7 +33,7 @@ class SampleGrid(pl.Callback):
     Args:
         dir: folder of the grids.
         every_steps: optimiser steps between two grids; None only at the end.
-        conditions: prompts or class numbers; None asks the module for its examples.
+        conditions: prompts or class numbers; None asks the module for its examples, and where it has no prompts the data.
         seed: image i is drawn from seed + i, at every step the same.
         options: passed to the module's sample(), for instance {guidance_scale: 2}.
     """
@@ -84,6 +84,8 @@ class SampleGrid(pl.Callback):
     def samples(self, trainer: pl.Trainer, module: Any) -> Image | None:
         """The module's samples; None if it draws nothing."""
         request = asked(self.conditions, module.conditioning) if self.conditions else module.example_request()
+        if not request.n and module.conditioning == "text" and (prompts := trainer.datamodule.example_prompts()):
+            request = asked(prompts, "text")
         if not request.n:
             return None
         if (reason := module.sampling_refusal()) is not None:

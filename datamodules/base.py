@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -117,6 +118,14 @@ class ImageDataModule(pl.LightningDataModule):
     def fingerprint(self) -> str:
         """Hex digest of what the data is; a run must not be resumed on data with another one."""
         raise NotImplementedError
+
+    def example_prompts(self, n: int = 8) -> list[str]:
+        """At most n different captions for sample grids, the first of validation; none of data without captions."""
+        dataset = self.val_dataset or self.train_dataset
+        if not self.captioned or dataset is None:
+            return []
+        captions = (dataset[i, i]["caption"] for i in range(min(len(dataset), 8 * n)))
+        return list(itertools.islice(dict.fromkeys(filter(None, captions)), n))
 
     def train_dataloader(self) -> DataLoader:
         n = len(self.train_dataset)

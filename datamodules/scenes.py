@@ -17,6 +17,13 @@ from scenes.render import render
 from scenes.splits import caption_style, spec_split
 
 
+EXAMPLE_PROMPTS = (
+    "a small red circle left of a large blue square", "a large yellow square above a small green triangle",
+    "a large purple triangle right of a small cyan circle", "three small blue triangles", "four small red squares", "two large green circles",
+    'the word "CAT" in red', 'the word "SUN" in yellow',
+)  # fmt: skip
+
+
 class ScenesDataset(Dataset):
     """`dataset[(index, sample_seed)]`: index fixes the spec, sample_seed its wording, layout and colour jitter.
 
@@ -113,6 +120,10 @@ class ScenesDataModule(ImageDataModule):
         specs = [scene_spec(self.preset, split, "prompts", self.data_seed, i) for i in range(n)]
         seeds = [stable_hash("prompt", split, self.data_seed, i) for i in range(n)]
         return [(caption(spec, seed, caption_style(split), self.preset), spec) for spec, seed in zip(specs, seeds)]
+
+    def example_prompts(self, n: int = 8) -> list[str]:
+        """A few captions that ask for every skill."""
+        return list(EXAMPLE_PROMPTS[:n])
 
     def fingerprint(self) -> str:
         """Digest of what training sees, with sixteen specs, so that a changed grammar is noticed too."""

@@ -30,7 +30,7 @@ class DallE2(Cascade):
         stages: name -> stage, in the order in which they are sampled: priors over ``Embeddings``, a decoder of images that has
             an ``ImageEmbeddingConditioner``, upsamplers.
         candidates: embeddings that a prior draws for an image; the one closest to the caption's is kept.
-        example_prompts: prompts of the sample grids.
+        example_prompts: prompts of the sample grids; None leaves them to the data.
         **kwargs: ``train_stages``, optimiser, schedule and clipping, see ``Cascade``.
 
     Raises:
@@ -47,11 +47,11 @@ class DallE2(Cascade):
         stages: dict[str, DiffusionStage | AutoregressivePrior],
         *,
         candidates: int = 2,
-        example_prompts: Sequence[str] = (),
+        example_prompts: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(stages, **kwargs)
-        self.embedder, self.candidates, self.example_prompts = clip, candidates, list(example_prompts)
+        self.embedder, self.candidates, self.example_prompts = clip, candidates, list(example_prompts or ())
         self.priors = {kind_of(stage): name for name, stage in stages.items() if stage.space.image_size is None}
         if self.stages[self.base].lowres is not None or self.base in self.priors.values():
             raise ValueError(f"the stages {', '.join(stages)} have no decoder: a stage of pixels without lowres")
@@ -89,7 +89,7 @@ class DallE2(Cascade):
         self.embedder.check_prompts(prompts)
 
     def example_request(self) -> Request:
-        """The example prompts."""
+        """The example prompts, or nothing where they are left to the data."""
         return Request(len(self.example_prompts), texts=self.example_prompts)
 
     def setup(self, stage: str) -> None:

@@ -17,7 +17,7 @@ class Glide(Cascade):
 
     Args:
         stages: name -> ``DiffusionStage`` with a ``CaptionConditioner``, in the order in which they are sampled.
-        example_prompts: prompts of the sample grids.
+        example_prompts: prompts of the sample grids; None leaves them to the data.
         **kwargs: ``train_stages``, optimiser, schedule and clipping, see ``Cascade``.
 
     Raises:
@@ -28,9 +28,9 @@ class Glide(Cascade):
 
     conditioning = "text"
 
-    def __init__(self, stages: dict[str, DiffusionStage], *, example_prompts: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, stages: dict[str, DiffusionStage], *, example_prompts: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(stages, **kwargs)
-        self.example_prompts = list(example_prompts)
+        self.example_prompts = list(example_prompts or ())
         self._warned = False
 
     def fields(self, batch: Batch) -> Batch:
@@ -65,7 +65,7 @@ class Glide(Cascade):
         return (c for stage in self.stages.values() for c in stage.conditioners.values() if isinstance(c, CaptionConditioner))
 
     def example_request(self) -> Request:
-        """The example prompts."""
+        """The example prompts, or nothing where they are left to the data."""
         return Request(len(self.example_prompts), texts=self.example_prompts)
 
     def param_groups(self) -> list[dict[str, Any]]:

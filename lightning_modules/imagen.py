@@ -18,7 +18,7 @@ class Imagen(Cascade):
     Args:
         text_encoder: a frozen ``TextEncoder``; kept out of the module tree, so never in a checkpoint.
         stages: name -> ``DiffusionStage``, in the order in which they are sampled.
-        example_prompts: prompts of the sample grids.
+        example_prompts: prompts of the sample grids; None leaves them to the data.
         **kwargs: ``train_stages``, optimiser, schedule and clipping, see ``Cascade``.
 
     Raises:
@@ -34,11 +34,11 @@ class Imagen(Cascade):
         text_encoder: Any,
         stages: dict[str, DiffusionStage],
         *,
-        example_prompts: Sequence[str] = (),
+        example_prompts: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(stages, **kwargs)
-        self.example_prompts = list(example_prompts)
+        self.example_prompts = list(example_prompts or ())
         self.text_encoder = text_encoder
 
     # ---- text ----
@@ -70,7 +70,7 @@ class Imagen(Cascade):
         self.text_encoder.check_length(list(prompts), strict=True)
 
     def example_request(self) -> Request:
-        """The example prompts."""
+        """The example prompts, or nothing where they are left to the data."""
         return Request(len(self.example_prompts), texts=self.example_prompts)
 
     # ---- checkpoints ----

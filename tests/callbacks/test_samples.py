@@ -110,3 +110,14 @@ def test_grids_show_the_average_from_the_same_seeds_at_every_step(tmp_path: Path
 def test_process_0_alone_draws(tmp_path: Path) -> None:
     module = Painter()
     assert draw(SampleGrid(str(tmp_path / "samples"), every_steps=4), module, rank=1) == [] and module.asked == []
+
+
+def test_a_model_of_prompts_without_any_is_asked_for_those_of_the_data(tmp_path: Path) -> None:
+    module, requests = Painter(), []
+    module.conditioning, module.example_request = "text", lambda: Request(0)
+    module.sample = lambda request, *, seeds: requests.append((request, seeds)) or torch.ones(request.n, 3, 4, 4)
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(example_prompts=lambda: ["a dog", "a cat"]))
+    assert SampleGrid(str(tmp_path)).samples(trainer, module) is not None
+    assert requests == [(Request(2, texts=["a dog", "a cat"]), [0, 1])]
+    trainer.datamodule.example_prompts = lambda: []
+    assert SampleGrid(str(tmp_path)).samples(trainer, module) is None

@@ -155,3 +155,19 @@ def test_processes_share_a_validation_batch(monkeypatch):
     for world, size in ((1, 8), (2, 4), (3, 2), (20, 1)):
         monkeypatch.setattr(base_file, "rank_and_world", lambda world=world: (0, world))
         assert data._shards(data.val_dataset, "val").batch_size == size
+
+
+def test_prompts_for_grids_are_different_captions_of_validation():
+    dm = make(captioned=True)
+    assert dm.example_prompts(3) == ["image 0", "image 1", "image 2"] and len(dm.example_prompts(20)) == 11
+    dm.val_dataset = [{"caption": text} for text in ("a", "b", "a", "", "c")]
+
+    class Twice(list):
+        def __getitem__(self, key):
+            return super().__getitem__(key[0])
+
+    dm.val_dataset = Twice(dm.val_dataset)
+    assert dm.example_prompts() == ["a", "b", "c"]
+    dm.val_dataset = None
+    assert dm.example_prompts(2) == ["image 0", "image 1"], "of training where there is no validation set"
+    assert make().example_prompts() == []

@@ -130,3 +130,9 @@ def test_some_training_images_show_random_strings_and_never_a_held_out_word():
     assert spelling.fingerprint() != make(num_images=600).fingerprint() == make(num_images=600, spelling=0.0).fingerprint()
     with pytest.raises(ValueError, match="data.spelling=2: give a share from 0 to 1"):
         make(spelling=2)
+
+
+def test_prompts_for_grids_ask_for_every_skill():
+    prompts = make().example_prompts()
+    assert len(prompts) == 8 and sum('"' in p for p in prompts) == 2 and any("three" in p for p in prompts) and any("left of" in p for p in prompts)
+    assert make().example_prompts(3) == prompts[:3]
