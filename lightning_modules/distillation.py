@@ -23,7 +23,7 @@ class Distillation:
 
     Each step of the student learns to end where `substeps` DDIM steps of the teacher end, the teacher's guidance and
     threshold included. So the student draws with num_steps steps of DDIM and a single pass in each. The teacher is loaded
-    with the first batch and is no part of the module tree: a checkpoint holds its checksum, and drawing needs it not.
+    with the first batch and is no part of the module tree: a checkpoint holds its checksum, and drawing does not need it.
 
     Args:
         ckpt: the teacher, a run, checkpoint or name in zoo/ with the same stages; the student should start from it (`init=`).
@@ -72,13 +72,15 @@ class Distillation:
     def teacher(self, module: Any) -> Any:
         """The teacher, on the device of the model that learns from it.
 
-        Raises: FileNotFoundError where it is not there; ValueError for a model with other stages, noise levels or frozen
-            parts, or another one than this run had before.
+        Raises: FileNotFoundError where it is not there; ValueError for a model with other stages or noise levels, with another
+            text encoder or CLIP, or for another one than this run had before.
         """
         if not self._teacher:
             try:
                 other, _, facts = self.load(self.ckpt)
                 module.check_like(other)
+                other.on_save_checkpoint(identity := {})
+                module.check_identity(identity)
                 for name in module.train_stages:
                     check_levels(name, other.stages[name], module.stages[name])
             except FileNotFoundError as error:

@@ -112,6 +112,20 @@ def test_a_teacher_that_does_not_fit_is_one_line(teacher: Any, line: str) -> Non
         make(made).losses(batch())
 
 
+def test_a_teacher_with_another_text_encoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint of the teacher would say of its frozen parts is compared as when a checkpoint is loaded."""
+    teacher = make()
+    student = make(teacher)
+    monkeypatch.setattr(teacher, "on_save_checkpoint", lambda checkpoint: checkpoint.update(text_encoder={"id": "t5", "revision": "1"}))
+
+    def check(checkpoint: dict[str, Any]) -> None:
+        raise ValueError(f"the checkpoint was trained with text encoder {checkpoint['text_encoder']['id']}")
+
+    monkeypatch.setattr(student, "check_identity", check)
+    with pytest.raises(ValueError, match="model.distill.ckpt=runs/teacher: the checkpoint was trained with text encoder t5"):
+        student.losses(batch())
+
+
 def test_settings_that_do_not_fit_are_one_line() -> None:
     with pytest.raises(ValueError, match="needs a trained model to learn from: give init=RUN"):
         Distillation(None, print)
