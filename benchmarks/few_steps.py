@@ -3,7 +3,7 @@
 python -m benchmarks.few_steps --ckpt imagen-scenes [--students RUN … --steps 4 8 16 32 --interval -4.25 0.25 --others 3 --n 96 --publish]
 
 The first stage draws with the steps given; the stages that enlarge its picture with as many as configured, and with --others. A student
-(distill=few_steps) draws as it was distilled. The scene parser says which of n new scenes are drawn exactly as told, words left out;
+(distill=few_steps) draws as it was distilled, its other stages with --others. The scene parser says which of n new scenes are drawn exactly as told, words left out;
 intervals are of 95 %. With --publish the table and the curve go into docs/distillation.md.
 """
 
@@ -73,7 +73,8 @@ def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: 
     pairs, rows = prompts(n), []
     for name in (ckpt, *students):
         module, _, info = load_module(name)
-        todo = ways(module, steps, interval, others) if name == ckpt else [("distilled", {})]
+        apart = [stage for stage in module.stages if stage not in module.train_stages]  # of a student: what was not distilled
+        todo = ways(module, steps, interval, others) if name == ckpt else [("distilled", {"num_steps": dict.fromkeys(apart, others)})]
         measure(module, pairs[:AT_ONCE], todo[0][1])  # the first call prepares kernels
         for way, options in todo:
             number = {stage: options.get("num_steps", {}).get(stage, part.num_steps) for stage, part in module.stages.items()}
