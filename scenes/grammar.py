@@ -121,6 +121,7 @@ PRESETS: dict[str, Preset] = {
 }
 _SPLIT_KINDS = {
     "train": ("single", "pair", "word"),
+    "dev": ("single", "pair", "word"),
     "iid": ("single", "pair", "word"),
     "combo": ("single", "pair"),
     "binding": ("pair",),

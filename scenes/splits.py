@@ -10,7 +10,7 @@ from scenes.vocabulary import is_held_out_word
 if TYPE_CHECKING:
     from scenes.grammar import SceneSpec
 
-SPLITS = ("train", "iid", "combo", "binding", "count", "relation", "length", "word", "language")
+SPLITS = ("train", "dev", "iid", "combo", "binding", "count", "relation", "length", "word", "language")
 
 # One colour per shape, all different: a shape is trained in five colours of six, a colour in all shapes but one.
 HELD_OUT_CELLS = frozenset(
@@ -30,11 +30,13 @@ HELD_OUT_RELATIONS = frozenset(
 )
 BINDING_PERCENT = 5
 IID_PERCENT = 8
+DEV_PERCENT = 3
 
 
 def split_of(spec: SceneSpec) -> str:
-    """The split of a spec: `train`, `iid`, the one rule it breaks, or `mixed` (two or more rules; never sampled).
+    """The split of a spec: `train`, `dev`, `iid`, the one rule it breaks, or `mixed` (two or more rules; never sampled).
 
+    `dev` is unseen as `iid` is. Settings are chosen by it, so that no reported split is tuned on.
     `language` has the specs of `iid`: there only the captions are held out (style `held_out`).
     """
     if spec.kind == "word":
@@ -43,7 +45,10 @@ def split_of(spec: SceneSpec) -> str:
         broken = _broken_rules(spec)
     if broken:
         return broken[0] if len(broken) == 1 else "mixed"
-    return "iid" if stable_hash("iid", spec.canonical()) % 100 < IID_PERCENT else "train"
+    for split, percent in (("iid", IID_PERCENT), ("dev", DEV_PERCENT)):
+        if stable_hash(split, spec.canonical()) % 100 < percent:
+            return split
+    return "train"
 
 
 def spec_split(split: str) -> str:
