@@ -10,7 +10,6 @@ intervals are of 95 %. With --publish the table and the curve go into docs/disti
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,16 @@ from typing import Any
 import torch
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
+from benchmarks.scene_scores import AT_ONCE, scores_of
 from benchmarks.tables import describe, fill
-from contracts import Request
 from datamodules.scenes import ScenesDataset
-from evaluation.metrics.images import to_uint8
-from runtime.bfloat16 import cpu_prefers_bf16
 from runtime.checkpoint import load_module
 from scenes.captions import caption
 from scenes.grammar import SceneSpec
-from scenes.parser import parse
-from scenes.scoring import score, wilson
+from scenes.scoring import wilson
 
 PAGE, PICTURE = REPO / "docs" / "distillation.md", REPO / "docs" / "images" / "few_steps.png"
-PRESET, AT_ONCE = "scenes_simple", 16
+PRESET = "scenes_simple"
 
 
 def prompts(n: int) -> list[tuple[SceneSpec, str]]:
@@ -51,21 +47,12 @@ def ways(module: Any, steps: Sequence[int], interval: Sequence[float], others: i
     return found
 
 
-@torch.inference_mode()
 def measure(module: Any, pairs: Sequence[tuple[SceneSpec, str]], options: dict[str, Any]) -> dict[str, float]:
     """Share of scenes drawn exactly as told with its interval, and seconds an image in batches of 16."""
-    bf16, hits, sec = cpu_prefers_bf16(), [], 0.0
-    for start in range(0, len(pairs), AT_ONCE):
-        part = pairs[start : start + AT_ONCE]
-        request, seeds = Request(len(part), texts=[text for _, text in part]), list(range(start, start + len(part)))
-        began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            image = module.sample(request, seeds=seeds, **options)
-        sec += time.perf_counter() - began
-        for (spec, _), picture in zip(part, to_uint8(image.float())):
-            hits.append(score(spec, parse(picture.permute(1, 2, 0).numpy()))["exact"] == 1)
-    low, high = wilson(sum(hits), len(hits))
-    return {"exact": sum(hits) / len(hits), "low": low, "high": high, "sec": sec / len(pairs)}
+    found, sec = scores_of(module, pairs, options)
+    hits = sum(s["exact"] == 1 for s in found)
+    low, high = wilson(hits, len(found))
+    return {"exact": hits / len(found), "low": low, "high": high, "sec": sec}
 
 
 def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: Sequence[float], others: int, n: int) -> list[dict[str, Any]]:
