@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.cli import launch
-from runtime.fit import fit, say
+from runtime.fit import fit
 from runtime.resume import configure
 
 
 def main(overrides: Sequence[str]) -> dict[str, Any]:
     """Trains as the overrides say and returns the newest value of every metric."""
-    metrics = fit(*configure(overrides))
-    say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items()))
-    return metrics
+    return fit(*configure(overrides))
 
 
 if __name__ == "__main__":

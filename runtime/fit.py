@@ -32,6 +32,7 @@ from runtime.options import check_callbacks
 from runtime.places import trusted
 from runtime.resume import is_process_zero
 from runtime.run_dir import shown
+from runtime.summary import summary
 
 UNLIMITED_STEPS = 10**9
 OF_PROCESS_ZERO = "signal, optimizer_steps, images_seen"  # where the first process of strategy=ddp_fork leaves them
@@ -183,7 +184,10 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         raise SystemExit(128 + stop.signum)
     if not trainer.strategy.checkpoint_io.saved:
         first_saved(cfg)()
-    return last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
+    metrics = last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
+    prompts = datamodule.example_prompts(1) if hasattr(datamodule, "example_prompts") else []
+    say(summary(path, module, metrics, stop.train_sec, prompts))
+    return metrics
 
 
 def check_end(trainer: pl.Trainer, record: JsonlLogger, path: Path) -> None:
