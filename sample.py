@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
+from api import draw
 from contracts import DrawsEmbeddings, Request
 from evaluation.image_files import decode, resized
 from evaluation.metrics.images import to_uint8
@@ -79,8 +80,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         write_png(picture, out / f"{sheet}.png", optimize=True)
         print(out / f"{sheet}.png")
         return []
-    draw = draw_samples if cfg.task == "sample" else draw_task
-    lines = [line | guides for line in draw(cfg, module, request, options, out)]
+    drawing = draw_samples if cfg.task == "sample" else draw_task
+    lines = [line | guides for line in drawing(cfg, module, request, options, out)]
     write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
@@ -92,17 +93,13 @@ def draw_samples(
     asked = request.texts or request.labels or [None] * request.n
     built, recorded = built_options(options), dict.fromkeys(SHORT) | shown_options(options)
     lines, shown, began = [], [], time.perf_counter()
-    for start in range(0, request.n, cfg.batch_size):
-        part = request.take(range(start, min(start + cfg.batch_size, request.n)))
-        seeds = [cfg.seed + start + i for i in range(part.n)]
-        with torch.inference_mode():
-            images = to_uint8(module.sample(part, seeds=seeds, **built).cpu())
+    for seeds, drawn in draw(module, request, cfg.seed, cfg.batch_size, built):
+        images, start = to_uint8(drawn), len(lines)
         for i, name in enumerate(save(out, images, start)):
             lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded})
         shown += list(images[: GRID - len(shown)])
-        done, left = start + part.n, request.n - start - part.n
-        each = (time.perf_counter() - began) / done
-        print(f"{done}/{request.n} images, {each:.2f} s/image, {each * left:.0f} s left", flush=True)
+        each = (time.perf_counter() - began) / len(lines)
+        print(f"{len(lines)}/{request.n} images, {each:.2f} s/image, {each * (request.n - len(lines)):.0f} s left", flush=True)
     names = request.take(range(len(shown))).names()
     write_png(captioned_grid(torch.stack(shown), names, columns(asked[: len(shown)])), out / "grid.png")
     print(out / "grid.png")

@@ -184,9 +184,14 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         raise SystemExit(128 + stop.signum)
     if not trainer.strategy.checkpoint_io.saved:
         first_saved(cfg)()
+    return ended(path, module, datamodule, stop.train_sec)
+
+
+def ended(path: Path, module: Any, datamodule: Any, train_sec: float) -> dict[str, Any]:
+    """Says how a run ended and returns the newest value of every metric."""
     metrics = last_values(path) | {"step": module.optimizer_steps, "images": module.images_seen}
     prompts = datamodule.example_prompts(1) if hasattr(datamodule, "example_prompts") else []
-    say(summary(path, module, metrics, stop.train_sec, prompts))
+    say(summary(path, module, metrics, train_sec, prompts))
     return metrics
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from callbacks.progress import clock
 from runtime.run_dir import shown
 
 SHOWN = ("train/loss", "val", "eval")  # beginnings of the figures that matter; the rest is in metrics.jsonl
@@ -23,7 +23,7 @@ def summary(path: Path, module: Any, metrics: Mapping[str, Any], train_sec: floa
         train_sec: seconds of training, over all sessions.
         prompts: that the data suggests for a model of text.
     """
-    rows = [("finished", f"step {module.optimizer_steps:,}  images {module.images_seen:,}  {clock(train_sec)} of training")]
+    rows = [("finished", f"step {module.optimizer_steps:,}  images {module.images_seen:,}  {timedelta(seconds=round(train_sec))} of training")]
     rows += figures(metrics)
     for name, pattern in (("pictures", "samples/*.png"), ("film", "samples.gif"), ("report", "*/report.html"), ("checkpoint", "checkpoints/*.ckpt")):
         if found := sorted(path.glob(pattern), key=lambda file: file.stat().st_mtime):

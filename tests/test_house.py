@@ -46,7 +46,9 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "files", "optimizers", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "train.py": {"runtime"},
-    "sample.py": {"contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
+    "api.py": {"contracts", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
+    "hubconf.py": {"api"},
+    "sample.py": {"api", "contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
     "evaluate.py": {"runtime", "evaluation"},
 }
 # Heavy or optional: inside functions only, so that importing a room stays quick and asks for nothing.
