@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from files import printable
 from runtime.config import CONF
 from runtime.console import set_ctrl_c
 
+VERSION = "0.1.0"
 # What a user can put right: a wrong setting, a file that is not what it should be, a place that cannot be written.
 USER_ERRORS = (
     ValueError, FloatingPointError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
@@ -27,6 +30,9 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
     argv = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in argv):
         print(help_text(config_name))
+        return
+    if "--version" in argv:
+        print(version_text())
         return
     code = guarded(lambda: started(main, config_name, argv))
     set_ctrl_c(signal.SIG_IGN)  # Python's own end alone is left, and would answer with a traceback
@@ -145,6 +151,12 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
 
+def version_text() -> str:
+    """The version of this repository, of Python and of the libraries that a result may depend on."""
+    libraries = ("torch", "pytorch-lightning", "hydra-core")
+    return ", ".join([VERSION, f"python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in libraries)])
+
+
 def help_text(config_name: str) -> str:
     """What a newcomer needs: examples, and every choice with the first comment line of its file."""
     lines = [EXAMPLES[config_name].strip(), ""]
@@ -176,6 +188,7 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
   python train.py -m model=imagen seed=0,1,2                    several runs, one after another
   python train.py model=imagen --cfg job                        print the configuration; --config-dir DIR adds files of yours
+  python train.py --version                                     of this repository and of the libraries that results depend on
 
 A run writes runs/<model>/<data>/<name>/ with config.yaml, metrics.jsonl, samples/ and checkpoints/.
 """,

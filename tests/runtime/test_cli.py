@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runtime import cli
-from runtime.cli import first_comment, guarded, help_text, launch, user_error
+from runtime.cli import VERSION, first_comment, guarded, help_text, launch, user_error
 from runtime.config import CONF
 
 
@@ -101,6 +103,16 @@ def test_help_is_printed_and_nothing_runs(
     monkeypatch.setattr(sys, "argv", ["train.py", "model=vae", flag])
     launch(raising(RuntimeError("ran")), "train")
     assert capsys.readouterr().out == help_text("train") + "\n"
+
+
+def test_the_version_is_the_one_that_is_cited(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--version"])
+    launch(raising(RuntimeError("ran")), "train")
+    version, *rest = capsys.readouterr().out.strip().split(", ")
+    cited = yaml.safe_load((CONF.parent / "CITATION.cff").read_text())
+    assert version == VERSION == cited["version"] and f"## {version}" in (CONF.parent / "CHANGELOG.md").read_text()
+    assert [part.split()[0] for part in rest] == ["python", "torch", "pytorch-lightning", "hydra-core"]
+    assert rest[1] == f"torch {metadata.version('torch')}"
 
 
 @pytest.mark.parametrize("script", ["train", "sample"])
