@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 # Quintic Newton-Schulz coefficients. Four iterations take singular values from 0.01 up (of a matrix of norm 1) to [0.7, 1.2];
@@ -80,14 +81,11 @@ class Muon(torch.optim.Optimizer):
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        by_shape = defaultdict(list)
-        for p, u in zip(params, updates):
-            by_shape[u.flatten(1).shape].append((p, u))
-        for (rows, columns), pairs in by_shape.items():
-            stacked = orthogonalise(torch.stack([u.flatten(1) for _, u in pairs]))
+        directions = orthogonalised([u.flatten(1) for u in updates])
+        for p, u in zip(params, directions):
+            rows, columns = u.shape
             scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            for (p, _), u in zip(pairs, stacked):
-                p.add_(u.view(p.shape), alpha=-scale)
+            p.add_(u.view(p.shape), alpha=-scale)
 
     def _adamw(self, params: list[Tensor], group: dict) -> None:
         (beta_1, beta_2), lr = group["betas"], group["lr"] * group["adam_ratio"]
@@ -122,6 +120,50 @@ def product_dtype(device: str) -> torch.dtype:
     """
     amx = device == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     return torch.bfloat16 if device != "cpu" or amx else torch.float32
+
+
+def orthogonalised(updates: list[Tensor]) -> list[Tensor]:
+    """The nearest orthogonal matrix, about, of each of some matrices (rows, columns), those of a shape in one product.
+
+    Processes that train together hold the same updates. Each does a part of the matrices, and they exchange the results.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return _by_shape(updates)
+    world, rank = dist.get_world_size(), dist.get_rank()
+    owners = shared_out([u.shape for u in updates], world)
+    parts = [[i for i, owner in enumerate(owners) if owner == r] for r in range(world)]
+    sizes = [[updates[i].numel() for i in part] for part in parts]
+    sent = updates[0].new_zeros(max(map(sum, sizes)))
+    for u, place in zip(_by_shape([updates[i] for i in parts[rank]]), sent[: sum(sizes[rank])].split(sizes[rank])):
+        place.copy_(u.flatten())
+    received = sent.new_empty(world * len(sent))
+    dist.all_gather_into_tensor(received, sent)
+    found = list(updates)
+    for part, size, flat in zip(parts, sizes, received.view(world, -1)):
+        for i, piece in zip(part, flat[: sum(size)].split(size)):
+            found[i] = piece.view(updates[i].shape)
+    return found
+
+
+def shared_out(shapes: Sequence[torch.Size], world: int) -> list[int]:
+    """Which of `world` processes orthogonalises which matrix: the dearest first, each to the process that has least to do."""
+    cost = [min(shape) ** 2 * max(shape) for shape in shapes]
+    owners, load = [0] * len(shapes), [0] * world
+    for i in sorted(range(len(shapes)), key=lambda i: -cost[i]):
+        owners[i] = load.index(min(load))
+        load[owners[i]] += cost[i]
+    return owners
+
+
+def _by_shape(updates: list[Tensor]) -> list[Tensor]:
+    places: dict[torch.Size, list[int]] = defaultdict(list)
+    for i, u in enumerate(updates):
+        places[u.shape].append(i)
+    found = list(updates)
+    for chosen in places.values():
+        for i, u in zip(chosen, orthogonalise(torch.stack([updates[i] for i in chosen]))):
+            found[i] = u
+    return found
 
 
 def orthogonalise(g: Tensor, iterations: int = 4) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from optimizers import muon
-from optimizers.muon import Muon, orthogonalise, product_dtype
+from optimizers.muon import Muon, orthogonalise, product_dtype, shared_out
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 40), (1, 40, 16), (3, 24, 24)])
@@ -181,3 +186,55 @@ def test_products_are_in_bfloat16_only_where_it_is_faster(monkeypatch) -> None:
             assert 0.6 < singular.min() and singular.max() < 1.3
     assert squared == [torch.float32]
     product_dtype.cache_clear()
+
+
+# ---- several processes ----
+
+SHAPES = [(16, 40), (40, 16), (24, 24), (16, 40), (8, 8), (12, 6, 3, 3), (5,)]
+PROCESS = """
+import sys
+import torch
+from torch import distributed
+from optimizers import muon
+from tests.optimizers.test_muon import trained
+
+rank, folder, world = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+done, whole = [], muon.orthogonalise
+muon.orthogonalise = lambda g: (done.extend([tuple(g.shape[1:])] * len(g)), whole(g))[1]
+torch.save({"params": trained(), "done": done}, f"{folder}/{rank}.pt")
+"""
+
+
+def trained() -> list[torch.Tensor]:
+    """Parameters after five steps on given gradients."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    optimizer = Muon(params, lr=0.05, weight_decay=0.1)
+    for _ in range(5):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach() for p in params]
+
+
+@pytest.mark.parametrize("world", [2, 9])
+def test_processes_share_the_work_and_agree_with_one(world: int, tmp_path: Path) -> None:
+    """Nine processes are more than there are matrices."""
+    command = [sys.executable, "-c", PROCESS]
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path), str(world)], cwd=REPO) for rank in range(world)]
+    assert [p.wait(100) for p in processes] == [0] * world
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    for a, b in zip(found[0]["params"], trained()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0]["params"], other["params"]))
+    done = [shape for rank in found for shape in rank["done"]]
+    assert len(done) == 5 * 6 and len(found[0]["done"]) < len(done)  # each matrix by one process, once a step
+
+
+def test_work_is_shared_out_by_its_cost() -> None:
+    shapes = [torch.Size(s) for s in [(128, 512), (8, 8), (128, 128), (128, 128), (512, 128), (64, 64)]]
+    owners = shared_out(shapes, 2)
+    assert owners[0] != owners[4] and owners[2] != owners[3]
+    assert shared_out(shapes, 1) == [0] * 6 and set(shared_out(shapes, 3)) == {0, 1, 2}
