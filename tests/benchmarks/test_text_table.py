@@ -64,7 +64,7 @@ def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.
     settings = Settings(1.0, 8)
     make_row("imagen", settings, tmp_path, ["data=scenes"])
     torch.set_num_threads(threads)
-    assert asked[0] == ("imagen", ("data=scenes",)) and f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]" in asked[1]
+    assert asked[0] == ("imagen", (*sized("imagen", False), "data=scenes")) and f"sweep.guidance_scale=[{','.join(map(str, GUIDANCE))}]" in asked[1]
     assert f"ckpt={tmp_path / 'imagen' / 'run'}" in asked[1] and "n=8" in asked[1] and "splits=[iid,combo]" in asked[1]
     assert f"prompts={text_table.PROMPTS}" in asked[2] and text_table.PROMPTS.exists()
     for other, overrides in ((settings, []), (replace(settings, small=True), ["data=scenes"])):
@@ -99,12 +99,23 @@ def test_a_row_in_a_process_of_its_own_is_given_every_setting(small: bool, tmp_p
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_small_sizes_are_smaller_nets(name: str) -> None:
-    assert sized(name, False) == []
     small, default = (compose("train", [f"model={name}", *sized(name, wish)]).model.stages for wish in (True, False))
     assert set(text_table.SMALL[name]) == {stage for stage in default if stage != "prior"}
     for stage in text_table.SMALL[name]:
         count = [sum(p.numel() for p in instantiate(stages[stage]).net.parameters()) for stages in (small, default)]
         assert count[0] < 0.6 * count[1]
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_models_share_their_sizes_and_their_training(small: bool) -> None:
+    imagen, glide = (compose("train", [f"model={name}", *sized(name, small)]) for name in ("imagen", "glide"))
+    for one, other in (("base", "base"), ("super_resolution", "upsampler")):
+        a, b = imagen.model.stages[one], glide.model.stages[other]
+        assert all(a.net[key] == b.net[key] for key in a.net.keys() & b.net.keys())
+        assert {"dim", "dim_mults", "num_res_blocks", "mid_blocks", "tokens_dim"} <= a.net.keys() & b.net.keys()
+        assert a.get("batch_share") == b.get("batch_share")
+    assert imagen.data.batch_size == glide.data.batch_size
+    assert all(imagen.model.optimizer[key] == value for key, value in glide.model.optimizer.items())
 
 
 def test_its_names_are_those_of_models_and_skills() -> None:
