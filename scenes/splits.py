@@ -30,7 +30,7 @@ HELD_OUT_RELATIONS = frozenset(
 )
 BINDING_PERCENT = 5
 IID_PERCENT = 8
-DEV_PERCENT = 3
+DEV_PERCENT = {"single": 12, "pair": 3, "triple": 3, "word": 3}  # of few single scenes more, or there would be three
 
 
 def split_of(spec: SceneSpec) -> str:
@@ -45,7 +45,7 @@ def split_of(spec: SceneSpec) -> str:
         broken = _broken_rules(spec)
     if broken:
         return broken[0] if len(broken) == 1 else "mixed"
-    for split, percent in (("iid", IID_PERCENT), ("dev", DEV_PERCENT)):
+    for split, percent in (("iid", IID_PERCENT), ("dev", DEV_PERCENT[spec.kind])):
         if stable_hash(split, spec.canonical()) % 100 < percent:
             return split
     return "train"
