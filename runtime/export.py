@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
 from files import read_json, replacing, write_json, write_text
@@ -61,9 +61,15 @@ def export(ckpt: str, out: str | Path) -> Path:
         "module": extra,
     }
     write_json(out / CARD, sealed(card), durable=True)
-    if needed := [value for _, key, value in claims(plain(config.model)) if key == "ckpt"]:
+    if needed := needs(config):
         print(f"note: {out} holds no weights of {', '.join(needed)}: whoever loads it needs that model in the same place", flush=True)
     return out
+
+
+def needs(config: DictConfig) -> list[str]:
+    """The checkpoints that a model cannot be built without; a teacher is asked in training alone."""
+    model = {key: value for key, value in plain(config.model).items() if key != "distill"}
+    return [value for _, key, value in claims(model) if key == "ckpt"]
 
 
 def sealed(card: dict[str, Any]) -> dict[str, Any]:

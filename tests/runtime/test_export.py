@@ -20,7 +20,7 @@ from contracts import Request
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
 from runtime.config import REPO
-from runtime.export import CARD, CONFIG, WEIGHTS, card_sha256, export, portable, read_card, read_zoo, sealed
+from runtime.export import CARD, CONFIG, WEIGHTS, card_sha256, export, needs, portable, read_card, read_zoo, sealed
 from tests.runtime.canary import Canary, canary  # noqa: F401  (a fixture)
 from tests.toy import overrides
 from train import main
@@ -202,3 +202,10 @@ def test_a_configuration_holds_no_places_of_the_machine(init: str | None, kept: 
     found = portable(config)
     assert found.init == kept and found.run_dir is None and found.name is None and found.logger is None
     assert config.init == init  # a copy
+
+
+def test_a_teacher_is_not_needed_to_draw() -> None:
+    space = {"_target_": "lightning_modules.spaces.Latents", "ckpt": "runs/autoencoder"}
+    teacher = {"_target_": "lightning_modules.distillation.Distillation", "ckpt": "imagen-scenes"}
+    config = OmegaConf.create({"model": {"_target_": "lightning_modules.imagen.Imagen", "stages": {"base": {"space": space}}, "distill": teacher}})
+    assert needs(config) == ["runs/autoencoder"]
