@@ -48,7 +48,8 @@ def test_what_ends_one_process_ends_all_and_nothing_is_lost(tmp_path: Path) -> N
            "callbacks.metrics_log.every_steps=10", "model.sleep_sec=0.05")  # fmt: skip
     path, log = tmp_path / "run", tmp_path / "log"
     assert run(overrides(*two, run=tmp_path / "whole"), log) == 0, log.read_text()
-    assert log.read_text().splitlines()[-1].startswith("step 20  images 160  ")
+    [last] = [line for line in log.read_text().splitlines() if line.startswith("finished")]
+    assert last.startswith("finished    step 20  images 160  ")
     ends = [(3, 1, signal.SIGTERM, 143, "stopped by SIGTERM at step "),
             (7, None, signal.SIGTERM, 143, f"stopped: go on with python train.py resume={path}\n"),
             (12, 0, signal.SIGKILL, 2, "error: process 0 of the training ended by SIGKILL, and the others with it: go on with "
