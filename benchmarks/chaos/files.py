@@ -179,5 +179,6 @@ def read_stock(paths: list[str]) -> None:
         try:
             pil_loader(path)
             print("picture", flush=True)
-        except Exception:  # any of them would leave the loader
+        except Exception as error:  # any of them would leave the loader; why stands below, in a line that is not counted
             print("error", flush=True)
+            print(f"  {path}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)

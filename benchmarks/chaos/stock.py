@@ -161,8 +161,9 @@ class Stock:
         try:
             sessions.assert_same(contents(folder), self.reference)
             self.counts["equal"] += 1
-        except Exception:  # another result, or one that cannot be read
+        except Exception as error:  # another result, or one that cannot be read
             self.counts["different"] += 1
+            print(f"{folder.name} is different: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
 
     def finished(self, folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import train
 from benchmarks import speedrun
 from benchmarks.speedrun import SKILLS, Settings, exact, judged, main, make_row, minutes, page, share
 from contracts import Request
@@ -97,6 +98,11 @@ def test_other_data_and_missing_names_are_one_clear_line(tmp_path: Path, monkeyp
     for words in ([], ["--name=a/b"]):
         with pytest.raises(ValueError, match="give the record a name"):
             main(words)
+    monkeypatch.setattr(train, "main", lambda words: pytest.fail("it trained before it looked at the data"))
+    threads = torch.get_num_threads()
+    with pytest.raises(ValueError, match="draws captioned scenes, not PointsDataModule: give data=scenes_simple"):
+        make_row(0, Settings(), tmp_path, ["data=ring"])
+    torch.set_num_threads(threads)
     monkeypatch.setattr(speedrun, "RECORDS", tmp_path)
     monkeypatch.setattr(speedrun, "REPO", tmp_path.parent)
     with pytest.raises(ValueError, match="there is no record"):
