@@ -76,6 +76,11 @@ def publish(out: Path, result: dict[str, Any], table: str) -> None:
     print(f"\n{table}\n\n{out}; python -m benchmarks.tables puts it into benchmarks/README.md")
 
 
+def whole_data(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with all of Fashion-MNIST in place of the part that comes with the repository, unless they choose data."""
+    return [*([] if any(word.startswith("data=") for word in overrides) else ["data=fashion_mnist"]), *overrides]
+
+
 def machine(threads: int) -> dict[str, Any]:
     """Processor, cores, threads used, and how busy the machine was already (load in processes, 1-minute mean)."""
     return {

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import (
-    REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, run, write_json,
+    REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, run, whole_data, write_json,
 )  # fmt: skip
 from benchmarks.gan_mimicry import read_images
 from benchmarks.gan_table import QUIET
@@ -311,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     s = Settings(args.cpu_minutes, args.n, args.likelihood_images, args.peer_steps, args.seed)
     folder = args.dir.resolve()
     if args.only_row:
-        make_row(args.only_row, s, folder, args.peer_python, args.overrides)
+        make_row(args.only_row, s, folder, args.peer_python, whole_data(args.overrides))
         return
     versions = {}
     if set(args.rows) & set(PEERS):
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = [f"--{k.replace('_', '-')}={v}" for k, v in asdict(s).items()]
     words += [f"--peer-python={args.peer_python}", f"--dir={folder}", "--", *args.overrides]
     make_rows(args.rows, args.jobs, words, folder)
-    result = merged(s, folder, versions, args.overrides)
+    result = merged(s, folder, versions, whole_data(args.overrides))
     write_json(args.out, result)
     text = table(result)
     block = f"\n{text}\n\n{describe(result)}\n\n"

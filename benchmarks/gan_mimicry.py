@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from benchmarks.common import (
-    REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, publish, run, write_json,
+    REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, publish, run, whole_data, write_json,
 )  # fmt: skip
 from benchmarks.gan_table import COLUMNS, drawn, judged, trained
 from benchmarks.vae_pythae import timed
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of our runs and the data, for instance data.root=DIR")
     args = parser.parse_args()
     settings = Settings(args.minutes, args.n, args.threads, args.seed)
-    result = benchmark(settings, args.players, args.peers, args.peer_python, args.dir.resolve(), args.overrides)
+    result = benchmark(settings, args.players, args.peers, args.peer_python, args.dir.resolve(), whole_data(args.overrides))
     publish(args.out, result, table(result))
 
 

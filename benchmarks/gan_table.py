@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
+from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, whole_data, write_json
 from benchmarks.tables import describe, fill
 from contracts import Request
 from evaluation.extractors.lite0 import EfficientNetLite0
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "gan_table.json", help="where the JSON goes")
     parser.add_argument("overrides", nargs="*", help="of every run, for instance data.root=DIR")
     args = parser.parse_args()
-    result = benchmark(args.players, args.minutes, args.n, args.dir, args.overrides)
+    result = benchmark(args.players, args.minutes, args.n, args.dir, whole_data(args.overrides))
     write_json(args.out, result)
     text = table(result)
     print(f"\n{text}\n\n{args.out}; {PICTURE}")

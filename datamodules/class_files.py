@@ -1,4 +1,7 @@
-"""Files of MNIST, Fashion-MNIST and CIFAR: found on disk, else downloaded by torchvision, and read without running code."""
+"""Files of MNIST, Fashion-MNIST and CIFAR: found on disk, else downloaded by torchvision, and read without running code.
+
+The folder `garments` beside this file is a part of Fashion-MNIST that comes with the repository.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class Format:
     """Where a data set's files lie and what they must hold.
 
     `folders` are looked for below the root, `system` anywhere; `files` are (train, test) in the order in which they are
-    read, `meta` the file with the class names, None where `classes` says them.
+    read, `meta` the file with the class names, None where `classes` says them. `torchvision` is the name under which
+    it downloads them. What is `packaged` comes with this repository, in `system`, and has no root.
     """
 
     torchvision: str
@@ -48,6 +52,7 @@ class Format:
     names_key: str = ""
     labels_key: str = ""
     system: tuple[str, ...] = ()
+    packaged: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -57,6 +62,10 @@ class Format:
 IDX_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 IDX_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 FORMATS = {
+    "garments": Format(
+        "FashionMNIST", (), 28, 1, 10, IDX_TRAIN, IDX_TEST, classes=GARMENTS,
+        system=(str(Path(__file__).with_name("garments")),), packaged=True,
+    ),
     "mnist": Format("MNIST", ("MNIST/raw",), 28, 1, 10, IDX_TRAIN, IDX_TEST, classes=DIGITS),
     "fashion_mnist": Format(
         "FashionMNIST", ("FashionMNIST/raw",), 28, 1, 10, IDX_TRAIN, IDX_TEST, classes=GARMENTS,
@@ -73,7 +82,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-def load(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+def load(name: str, root: Path | None) -> tuple[Split, Split, tuple[str, ...]]:
     """The official (train, test) parts and the class names, from `root`, the system, or the network, in this order.
 
     Raises:
@@ -86,9 +95,14 @@ def load(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
     return parts[0], parts[1], form.classes or _cifar_names(folder, form)
 
 
-def locate(name: str, root: Path) -> Path:
+def locate(name: str, root: Path | None) -> Path:
     """The folder that holds all files of a data set, after a download where there was none."""
     form = FORMATS[name]
+    if form.packaged:
+        folder = Path(form.system[0])
+        if missing := lacking(folder, form):
+            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, which come with this repository: check them out again")
+        return folder
     places = [*(root / f for f in form.folders), root, *map(Path, form.system)]
     found = next((p for p in places if not lacking(p, form)), None)
     if found is not None:

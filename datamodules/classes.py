@@ -96,8 +96,8 @@ class ClassDataModule(ImageDataModule):
     """Official train and test images of a small labelled data set; validation is cut from train.
 
     Args:
-        name: mnist, fashion_mnist, cifar10 or cifar100.
-        root: folder looked into first, and downloaded to.
+        name: garments, which comes with this repository, mnist, fashion_mnist, cifar10 or cifar100.
+        root: folder looked into first, and downloaded to; None for garments.
         image_size: None is the data's own, 28 or 32.
         channels: None is the data's own; 3 repeats the grey value of digits and garments.
         num_classes: of the data, written in conf for models to refer to; another number is refused.
@@ -115,7 +115,7 @@ class ClassDataModule(ImageDataModule):
     def __init__(
         self,
         name: str,
-        root: str,
+        root: str | None = None,
         image_size: int | None = None,
         channels: int | None = None,
         num_classes: int | None = None,
@@ -131,6 +131,9 @@ class ClassDataModule(ImageDataModule):
         if name not in FORMATS:
             raise ValueError(f"data.name={name!r}: choose one of {', '.join(FORMATS)}")
         form = FORMATS[name]
+        if (root is None) != form.packaged:
+            raise ValueError(f"data.root={root}: " + ("garments come with this repository, leave it out; data=fashion_mnist has all of them"
+                             if form.packaged else f"say where {name} lies or shall be downloaded to"))  # fmt: skip
         channels = form.channels if channels is None else channels
         super().__init__(
             image_size=form.side if image_size is None else image_size,
@@ -157,7 +160,8 @@ class ClassDataModule(ImageDataModule):
             raise ValueError(f"data.caption_template {caption_template!r} has no {{}} for the class's name")
         if not isinstance(num_val, int) or num_val < 1:
             raise ValueError(f"data.num_val must be a whole number of at least 1, got {num_val!r}")
-        self.name, self.root, self.num_val, self.data_seed = name, Path(root).expanduser(), num_val, data_seed
+        self.name, self.num_val, self.data_seed = name, num_val, data_seed
+        self.root = None if root is None else Path(root).expanduser()
         self.random_flip, self.binarize, self.caption_template = random_flip, binarize, caption_template
         self.augment_prob = augment_prob
         self.class_names: tuple[str, ...] = ()

@@ -56,7 +56,9 @@ def started(main: Callable[[Sequence[str]], Any], config_name: str, argv: Sequen
 
         print(OmegaConf.to_yaml(compose(config_name, rest), resolve=bool(flags["--resolve"])), end="")
     elif flags["--multirun"]:
-        sweep(main, config_name, rest)
+        from runtime.sweeps import sweep
+
+        sweep(main, config_name, rest, guarded)
     else:
         main(rest)
 
@@ -123,34 +125,6 @@ def user_error(error: BaseException) -> str | None:
     return None
 
 
-def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Sequence[str]) -> None:
-    """`-m`: hydra's multirun, each job a run of its own in this process. Raises ValueError with several devices."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from runtime.config import check_overrides, parse, typed
-
-    overrides = typed(overrides)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check_overrides(config_name, overrides, sweep=True)
-        settled = [o.input_line for o in parse(overrides) if not o.is_sweep_override()]
-        devices = hydra.compose(config_name, settled).get("trainer", {}).get("devices", 1)
-    if devices not in (1, "1", "auto"):
-        why = "every process would run the whole sweep; sweep over single devices"
-        raise ValueError(f"-m with trainer.devices={devices}: {why}")
-
-    def job(_: Any) -> None:
-        given = HydraConfig.get().overrides
-        search = [o for o in given.hydra if o.startswith("hydra.searchpath")]
-        GlobalHydra.instance().clear()  # main composes anew
-        if code := guarded(lambda: main([*search, *given.task])):
-            sys.exit(code)
-
-    sys.argv = [sys.argv[0], "-m", *overrides]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-
-
 def version_text() -> str:
     """The version of this repository, of Python and of the libraries that a result may depend on."""
     libraries = ("torch", "pytorch-lightning", "hydra-core")
@@ -186,7 +160,7 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py model=imagen trainer.max_time=00:00:30:00     stop after half an hour (days:hours:minutes:seconds)
   python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
-  python train.py -m model=imagen seed=0,1,2                    several runs, one after another
+  python train.py -m name=study seed=0,1,2                      several runs, one after another, and a table of their means
   python train.py model=imagen --cfg job                        print the configuration; --config-dir DIR adds files of yours
   python train.py --version                                     of this repository and of the libraries that results depend on
 

@@ -28,14 +28,18 @@ def choose(cfg: DictConfig) -> Path:
 
     Raises: ValueError if it holds a run already or cannot be made.
     """
-    runs = Path(cfg.paths.runs)
-    if cfg.run_dir is not None:
-        path = Path(cfg.run_dir).resolve()
-    else:
-        parent = (runs / str(cfg.choices.model) / str(cfg.choices.data)).resolve()
-        path = parent / cfg.name if cfg.name else _reserve(parent / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    path = place(cfg)
+    path = path if cfg.run_dir is not None or cfg.name else _reserve(path)
     _refuse_a_run(path)
     return path
+
+
+def place(cfg: DictConfig) -> Path:
+    """Where the directory of a new run belongs; without a name it is called by the date and time."""
+    if cfg.run_dir is not None:
+        return Path(cfg.run_dir).resolve()
+    parent = (Path(cfg.paths.runs) / str(cfg.choices.model) / str(cfg.choices.data)).resolve()
+    return parent / (cfg.name or time.strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 def create(path: Path, cfg: DictConfig) -> None:
@@ -83,8 +87,13 @@ def _is_empty(path: Path) -> bool:
     return not any(path.iterdir()) if path.is_dir() else path.exists() and not path.stat().st_size
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a run has begun in a directory."""
+    return any((path / "checkpoints").glob("step=*.ckpt")) or (path / "metrics.jsonl").exists()
+
+
 def _refuse_a_run(path: Path) -> None:
-    if any((path / "checkpoints").glob("step=*.ckpt")) or (path / "metrics.jsonl").exists():
+    if holds_run(path):
         raise ValueError(f"{path} holds a run already: continue it with resume={path}, or choose another name=")
 
 

@@ -103,7 +103,7 @@ def test_its_header_says_what_it_is_and_how_to_launch_it(choice: str) -> None:
 def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -> None:
     paths = [f"run_dir={tmp_path / 'run'}", f"paths.cache={tmp_path / 'cache'}", "name=tiny"]
     cfg = configuration(choice, *TINY, *paths, "text_encoder=bag_of_words")
-    if cfg.data.get("name") in FORMATS:
+    if cfg.data.get("root") and cfg.data.get("name") in FORMATS:
         write_class_data(Path(cfg.data.root), cfg.data.name)
     trust = []
     if "ckpt" in cfg.get("space", {}):

@@ -162,7 +162,7 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         benchmark(TINY, ["sngan"], [], sys.executable, tmp_path, [])
     assert "--no-deps torch-mimicry" in str(error.value)
     write_class_data(tmp_path, "fashion_mnist", num_train=40, num_test=20)
-    config = compose("train", ["experiment=gan/dcgan", f"data.root={tmp_path}", "data.num_val=10"])
+    config = compose("train", ["experiment=gan/dcgan", "data=fashion_mnist", f"data.root={tmp_path}", "data.num_val=10"])
     train_u8, test = read_images(config, 20)
     assert train_u8.shape == (30, 1, 28, 28) and test.shape == (20, 1, 28, 28)  # those held out reach neither side
     with pytest.raises(ValueError, match="--n 21: there are 20 images"):

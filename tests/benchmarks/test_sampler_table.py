@@ -57,7 +57,7 @@ def test_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     small = ["net.dim=8", "net.head_dim=4", "net.emb_dim=8", "trainer=cpu", "trainer.max_steps=1", "data.num_val=10"]
     quiet = ["callbacks.validate=null", "callbacks.samples=null", "logger.wandb=null", "data.batch_size=4"]
     where = f"data.root={tmp_path / 'data'}"
-    train.main(["model=edm", f"run_dir={tmp_path / 'run'}", where, *small, *quiet])
+    train.main(["model=edm", "data=fashion_mnist", f"run_dir={tmp_path / 'run'}", where, *small, *quiet])
     files = ["--out", str(tmp_path / "table.json"), "--picture", str(tmp_path / "plot.png")]
     command = ["--ckpt", str(tmp_path / "run"), "--n", "12", "--batch", "8", "--most-calls", "4", *files, "--steps", "2"]
     main([*command, "--samplers", "ddpm", "heun", "--", where])

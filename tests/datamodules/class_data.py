@@ -55,7 +55,7 @@ def write_class_data(root: Path, name: str, num_train: int = 40, num_test: int =
 def small_run(model: str, tmp_path: Path, run: str, *more: str) -> list[str]:
     """Overrides of train.py for seconds of training on what `write_class_data` put below tmp_path / "data"."""
     return [
-        f"model={model}", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null",
+        f"model={model}", "data=fashion_mnist", "trainer=cpu", "trainer.precision=32-true", "logger.wandb=null", "callbacks.progress=null",
         "data.batch_size=20", "data.num_val=40", "callbacks.metrics_log.every_steps=5",
         "callbacks.checkpoint.every_sec=null", "model.lr_schedule=null", f"run_dir={tmp_path / run}",
         f"paths.cache={tmp_path}", *more,

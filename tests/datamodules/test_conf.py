@@ -26,11 +26,11 @@ def load(name: str) -> dict:
 CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 
 
-@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "images", "emoji", "ring", "grid", "stacked_mnist", *CLASSES])
+@pytest.mark.parametrize("name", ["scenes", "scenes_simple", "captions", "coco", "images", "emoji", "ring", "grid", "stacked_mnist", "garments", *CLASSES])
 def test_conf_names_every_argument(name: str):
     conf = load(name)
     parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters
-    assert set(conf) == set(parameters)
+    assert set(conf) | ({"root"} if name == "garments" else set()) == set(parameters)
 
 
 @pytest.mark.parametrize("name", ["scenes", "scenes_simple"])
@@ -55,3 +55,12 @@ def test_class_data_runs_once_its_files_are_there(name: str, tmp_path: Path):
     dm = get_class(conf.pop("_target_"))(**conf)
     dm.setup()
     assert next(iter(dm.val_dataloader()))["image"].shape == (8, dm.channels, dm.image_size, dm.image_size)
+
+
+def test_garments_run_as_they_are_without_a_folder_or_network(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datamodules.class_files.download", None)
+    conf = load("garments")
+    dm = get_class(conf.pop("_target_"))(**conf)
+    dm.setup()
+    assert [len(part) for part in (dm.train_dataset, dm.val_dataset, dm.test_dataset)] == [9000, 1000, 2000]
+    assert dm.num_classes == conf["num_classes"] and dm.class_names[0] == "t-shirt"

@@ -26,11 +26,11 @@ MAIN = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "
 # What each family's lines begin with. {…} are places that the fixture below makes.
 TRAIN = "trainer=cpu logger.wandb=null paths.runs={runs}"
 FAMILIES = {
-    "autoencoder": f"{TRAIN} model=autoencoder data.root={{data}}",
-    "vae": f"{TRAIN} model=vae data.root={{data}}",
-    "gan": f"{TRAIN} model=gan data.root={{data}}",
+    "autoencoder": f"{TRAIN} model=autoencoder data=fashion_mnist data.root={{data}}",
+    "vae": f"{TRAIN} model=vae data=fashion_mnist data.root={{data}}",
+    "gan": f"{TRAIN} model=gan data=fashion_mnist data.root={{data}}",
     "imagen": f"{TRAIN} model=imagen text_encoder=bag_of_words",
-    "classifier": f"{TRAIN} model=classifier data.root={{data}}",
+    "classifier": f"{TRAIN} model=classifier data=fashion_mnist data.root={{data}}",
     "clip": f"{TRAIN} model=clip",
     "dalle2": f"{TRAIN} model=dalle2",
     "glide": f"{TRAIN} model=glide",

@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runtime import cli
+from runtime import cli, sweeps
 from runtime.cli import VERSION, first_comment, guarded, help_text, launch, user_error
 from runtime.config import CONF
 
@@ -156,34 +156,10 @@ def raising_with_arguments(error: BaseException):
 def test_several_runs_get_the_rest_of_the_line(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", flag, "seed=1,2"])
     seen: list[tuple] = []
-    monkeypatch.setattr(cli, "sweep", lambda *given: seen.append(given))
+    monkeypatch.setattr(sweeps, "sweep", lambda *given: seen.append(given))
     with pytest.raises(SystemExit) as ended:
         launch(print, "train")
-    assert ended.value.code == 0 and seen == [(print, "train", ["seed=1,2"])]
-
-
-def test_a_sweep_over_several_devices_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"-m with trainer.devices=2: every process would run the whole sweep"):
-        cli.sweep(print, "train", ["seed=1,2", "model=vae", "trainer.devices=2"])
-
-
-def test_a_sweep_runs_every_combination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs: list[list[str]] = []
-    place = f"hydra.sweep.dir={tmp_path}"
-    cli.sweep(lambda argv: jobs.append(sorted(argv)), "train", ["seed=1,2", "model=vae", "name=x", place])
-    assert jobs == [["model=vae", "name='x'", f"seed={seed}"] for seed in (1, 2)]
-
-
-def test_a_run_of_a_sweep_that_fails_ends_it_with_its_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    started: list[int] = []
-
-    def main(argv: list[str]) -> None:
-        started.append(1)
-        raise ValueError("wrong")
-
-    with pytest.raises(SystemExit) as ended:
-        cli.sweep(main, "train", ["seed=1,2", "model=vae", f"hydra.sweep.dir={tmp_path}"])
-    assert ended.value.code == 2 and len(started) == 1 and capsys.readouterr().err == "error: wrong\n"
+    assert ended.value.code == 0 and seen == [(print, "train", ["seed=1,2"], cli.guarded)]
 
 
 def test_flags_of_hydra_do_what_people_know(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_full_disk_at_the_start_is_one_line(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(run_dir, "write_text", full)
     with pytest.raises(ValueError, match="^the run did not start: .*no space left on the disk: .* MB free$"):
         start(tmp_path, "name=a")
-    path = tmp_path / "runs" / "vae" / "fashion_mnist" / "a"
+    path = tmp_path / "runs" / "vae" / "garments" / "a"
     run_dir.unlock(path)
     run_dir.discard(path)
     assert not list(tmp_path.iterdir())
@@ -182,6 +182,6 @@ def test_latest_is_refused_where_a_later_run_has_saved_nothing(tmp_path: Path) -
     os.utime(a / "resume.yaml", (later + 1, later + 1))  # as when it was resumed
     with pytest.raises(ValueError, match=r"resume=latest is .*/a, but .*/b was started later and has no checkpoint yet"):
         run_dir.find("latest", runs)
-    assert run_dir.find(str(a), runs) == a and run_dir.find("vae/fashion_mnist/b", runs) == b
+    assert run_dir.find(str(a), runs) == a and run_dir.find("vae/garments/b", runs) == b
     (b / "checkpoints" / "step=00000001.ckpt").touch()
     assert run_dir.find("latest", runs) == a
