@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts import Batch
+from networks.embedding import waves
 
 Value = dict[str, Tensor]  # what a conditioner reads: tensors (B, ...) by name
 Told = dict[str, Tensor]  # what a net is told: vector, tokens and token_mask, channels
@@ -139,7 +140,7 @@ class TextConditioner(Conditioner):
         super().__init__()
         self.norm_in = nn.LayerNorm(text_dim)
         self.project = nn.Linear(text_dim, tokens_dim)
-        self.position = nn.Parameter(torch.zeros(max_length, tokens_dim)) if num_layers else None
+        self.position = nn.Parameter(waves(max_length, tokens_dim, longest=128)) if num_layers else None
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 tokens_dim, tokens_dim // head_dim, 4 * tokens_dim, dropout=0.0, activation="gelu", batch_first=True,

@@ -29,6 +29,28 @@ def sinusoids(position: Tensor, dim: int, period: float = 10_000.0) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def waves(length: int, dim: int, longest: float | None = None) -> Tensor:
+    """Sines, then cosines, of places 0 … length - 1, for tables of positions that training goes on from: (length, dim).
+
+    The wavelengths go from 4 places to `longest`, four times the length by default, evenly in their logarithm: the short
+    ones tell neighbours apart, the long ones one end from the other. The amplitude is 0.5. An odd last column is zero.
+
+    A table that starts near zero is drowned by the noise beside which it stands: docs/imagen.md, "What moved it".
+    Source: Vaswani et al. 2017, section 3.5, with wavelengths that fit the length
+    """
+    longest = 4.0 * length if longest is None else longest
+    wavelength = torch.logspace(math.log2(4.0), math.log2(max(4.0, longest)), dim // 2, base=2.0)
+    angle = 2 * math.pi * torch.arange(length)[:, None] / wavelength  # (length, dim / 2)
+    return F.pad(0.5 * torch.cat([angle.sin(), angle.cos()], dim=-1), (0, dim % 2))
+
+
+def plane_waves(rows: int, columns: int, dim: int) -> Tensor:
+    """`waves` of each place's row in the first half of the channels, and of its column in the second: (dim, rows, columns)."""
+    of_row = waves(rows, dim // 2).T[:, :, None].expand(-1, -1, columns)
+    of_column = waves(columns, dim - dim // 2).T[:, None].expand(-1, rows, -1)
+    return torch.cat([of_row, of_column])
+
+
 class StepEmbedding(nn.Module):
     """Sinusoids of a position (B,), then two layers: (B, dim_out).
 

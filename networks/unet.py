@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from networks.attention import TransformerBlock
 from networks.conditioners import LevelEmbedding
+from networks.embedding import plane_waves
 from networks.resample import Upsample, downsample
 
 
@@ -82,7 +83,7 @@ class UNet(nn.Module):
         attend_self: False leaves attention on the tokens only (Imagen's last stage).
         cond_channels: channels stacked on the noised image.
         out_channels: of the prediction; None is ``channels``.
-        position: learned position table at each attention level; for networks that always see whole images.
+        position: learned position table at each attention level, which starts as waves; for networks that always see whole images.
         upsample: how feature maps grow, one of ``networks.resample.UPSAMPLE_KINDS``.
 
     Raises:
@@ -240,7 +241,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.res, self.attention = res, attention
-        self.position = nn.Parameter(torch.randn(1, dim, position, position) * 0.02) if position else None
+        self.position = nn.Parameter(plane_waves(position, position, dim)[None]) if position else None
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         if self.res is not None:

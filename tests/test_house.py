@@ -16,7 +16,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
     "rng", "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluation",
-    "callbacks", "runtime", "benchmarks",
+    "callbacks", "runtime", "benchmarks", "demo",
 )  # fmt: skip
 
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime": {
         "contracts", "files", "optimizers", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
+    "demo": {"api", "contracts", "files", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
     "train.py": {"runtime"},
     "api.py": {"contracts", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
     "hubconf.py": {"api"},

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from networks.embedding import LinearSteps, StepEmbedding, check_tokens, sinusoids, stack
+from networks.embedding import LinearSteps, StepEmbedding, check_tokens, plane_waves, sinusoids, stack, waves
 
 
 def test_sinusoids_are_sines_then_cosines_from_1_to_1_over_period() -> None:
@@ -82,3 +82,23 @@ def test_tokens_are_given_where_the_net_was_built_for_them() -> None:
     for tokens, width in ((None, 8), (torch.zeros(1, 2, 8), None), (torch.zeros(1, 2, 4), 8)):
         with pytest.raises(ValueError, match=f"tokens_dim={width}"):
             check_tokens(tokens, width)
+
+
+def test_waves_are_sines_then_cosines_of_4_places_to_4_times_the_length() -> None:
+    table = waves(6, 5)
+    angles = [2 * math.pi * 3 / 4, 2 * math.pi * 3 / 24]
+    torch.testing.assert_close(table[3], 0.5 * torch.tensor([*map(math.sin, angles), *map(math.cos, angles), 0.0]))
+    assert waves(6, 4, longest=48)[3, 1] == pytest.approx(0.5 * math.sin(2 * math.pi * 3 / 48))
+
+
+@pytest.mark.parametrize("dim", [16, 22, 128])
+def test_waves_of_a_plane_tell_places_apart_and_sides_by_one_direction(dim: int) -> None:
+    table = plane_waves(8, 8, dim)  # (dim, rows, columns)
+    assert table.shape == (dim, 8, 8)
+    places = table.flatten(1).T
+    assert torch.pdist(places).min() > 0.15, "neighbours"
+    assert torch.equal(table[: dim // 2, 3, 0], table[: dim // 2, 3, 7]) and torch.equal(table[dim // 2 :, 0, 3], table[dim // 2 :, 7, 3])
+    for side in (torch.arange(8) < 4).expand(8, 8), (torch.arange(8) < 4)[:, None].expand(8, 8):
+        target = side.flatten().float() * 2 - 1
+        fitted = torch.linalg.lstsq(torch.cat([places, torch.ones(64, 1)], 1), target[:, None], driver="gelsd").solution
+        assert ((torch.cat([places, torch.ones(64, 1)], 1) @ fitted)[:, 0] * target).min() > 0, "left and right, above and below"
