@@ -43,6 +43,8 @@ def mirror(result: FinishedEvaluation, page: str | None = None, project: str | N
         dir=str(result.folder),
         id=identity(data),
         name=f"evaluate {data['name']}",
+        job_type="evaluate",
+        tags=["evaluation", str(data["family"])],
         config=config,
     )
     step = int((data.get("model") or {}).get("step") or 0)

@@ -40,7 +40,7 @@ KINDS = {
 }
 # What else may be built: name -> the arguments it may be given, None for all.
 OUTSIDE: dict[str, tuple[str, ...] | None] = {
-    "runtime.wandb.WandbLogger": ("project", "dir", "id", "name"),
+    "runtime.wandb.WandbLogger": ("project", "dir", "id", "name", "group", "tags", "notes"),
     "runtime.checkpoint.load_module": (),  # of a classifier that judges: it goes through the same gate
     **{f"torch.optim.{n}": None for n in "Adam AdamW SGD RMSprop NAdam RAdam Adamax Adagrad Adafactor".split()},
 }

@@ -91,6 +91,13 @@ class RunState(pl.Callback):
         if unwritten := self.record.unwritten():  # the disk is full: what the checkpoint counts on is in itself
             checkpoint["unwritten"] = unwritten
 
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        stop = next(c for c in trainer.callbacks if hasattr(c, "train_sec"))
+        facts = {"parameters": sum(p.numel() for p in module.parameters()), "images": module.images_seen, "train_sec": stop.train_sec}
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_summary"):
+                logger.log_summary(facts)
+
     def on_fit_end(self, trainer: pl.Trainer, module: Any) -> None:
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and trainer.is_global_zero:
             check_end(trainer, self.record, Path(self.cfg.run_dir))

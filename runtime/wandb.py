@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,27 @@ class WandbLogger(Logger):
 
     Args:
         id: of the run; kept in its configuration, so that a resumed run continues the same page.
+        group: runs that belong together, for instance those of a sweep.
+        tags, notes: to find the run by, and what its author says of it.
+        job_type: train or evaluate.
         config: what the page shows as configuration.
     """
 
     def __init__(
-        self, project: str, dir: str, id: str | None, name: str | None = None, config: dict[str, Any] | None = None
+        self,
+        project: str,
+        dir: str,
+        id: str | None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] | None = None,
+        notes: str | None = None,
+        job_type: str = "train",
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.settings = {"project": project, "dir": dir, "id": id, "name": name, "config": config}
+        about = {"group": group, "tags": [str(tag) for tag in tags or ()], "notes": notes, "job_type": job_type}
+        self.settings = {"project": project, "dir": dir, "id": id, "name": name, "config": config, **about}
         self._run: Any = None
         self._broken = False
 
@@ -88,6 +101,11 @@ class WandbLogger(Logger):
                 run.log({**built, "step": step})
 
         self._try(send)
+
+    @rank_zero_only
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """What the table of runs shows: one value a name."""
+        self._try(lambda run: run.summary.update(dict(values)))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -40,6 +40,14 @@ def test_every_combination_is_run_under_a_name_of_its_own(tmp_path: Path) -> Non
     assert all("model=vae" in argv and f"seed={seed}" in argv for argv, seed in zip(jobs, (1, 1, 2, 2)))
 
 
+def test_its_runs_are_a_group_on_wandb() -> None:
+    seen: list[list[str]] = []
+    argv = ["model=vae", "seed=1"]
+    run_job(lambda words: seen.append(words), argv, {"seed"}, "study 1")
+    run_job(lambda words: seen.append(words), [*argv, "logger.wandb=null"], {"seed"}, "study 1")
+    assert "logger.wandb.group=study_1" in seen[0] and not any("group" in word for word in seen[1])
+
+
 def test_one_that_fails_ends_the_sweep_with_its_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     started: list[int] = []
 

@@ -49,7 +49,8 @@ def test_a_broken_wandb_is_reported_once_and_ignored(monkeypatch, tmp_path, caps
 
 def test_lines_and_pictures_arrive_with_our_step(monkeypatch, tmp_path) -> None:
     rows, asked = [], {}
-    run = SimpleNamespace(log=rows.append, define_metric=lambda *a, **k: None, finish=lambda exit_code: None)
+    summary: dict = {}
+    run = SimpleNamespace(log=rows.append, define_metric=lambda *a, **k: None, finish=lambda exit_code: None, summary=summary)
     fake = SimpleNamespace(
         init=lambda **k: asked.update(k) or run,
         login=lambda prompt: False,
@@ -57,11 +58,16 @@ def test_lines_and_pictures_arrive_with_our_step(monkeypatch, tmp_path) -> None:
         Image=lambda x: x,
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    logger = WandbLogger("p", str(tmp_path), "abc")
+    logger = WandbLogger("p", str(tmp_path), "abc", group="study", tags=["imagen", 3], notes="why")
     picture = Image.new("RGB", (2, 2))
     logger.log_metrics({"train/loss": 1.0}, step=5)
     logger.log_picture("samples", picture, step=5)
+    logger.log_summary({"parameters": 7})
     logger.finalize("success")
+    assert summary == {"parameters": 7}
+    assert {k: asked[k] for k in ("group", "tags", "notes", "job_type")} == {
+        "group": "study", "tags": ["imagen", "3"], "notes": "why", "job_type": "train",
+    }  # fmt: skip
     assert rows == [{"train/loss": 1.0, "step": 5}, {"samples": picture, "step": 5}]
     assert asked["id"] == "abc" and asked["resume"] == "allow" and asked["mode"] == "offline"
 
