@@ -2,9 +2,10 @@
 
 python -m benchmarks.when_decided --ckpt imagen-scenes [--names zoo … --n 96 --publish]
 
-Training images of captioned scenes are noised at sixteen levels. The first stage predicts v under the image's own caption and under one in which one thing
-is wrong: the relation, a colour, the number. The mean excess of the squared error under the false caption says how much the model, at this level, goes by
-that part of the caption: zero where it does not read it, or has nothing left to decide. With --publish the table and the curves go into docs/imagen.md.
+Training images of captioned scenes are noised at sixteen levels. The first stage predicts v under the image's own caption and under one in
+which one thing is wrong: the relation, a colour, the number. The mean excess of the squared error under the false caption says how much the
+model goes by that part of the caption at this level: zero where it does not read it, or has nothing left to decide. With --publish the table
+and the curves go into docs/imagen.md.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TURNED = {"left of": "above", "right of": "below", "above": "left of", "below": 
 
 
 def wrong(spec: SceneSpec) -> dict[str, SceneSpec]:
-    """Name of a mistake -> the scene with this mistake alone: sides, axis, exchanged colours, colour, shape and size of pairs, number of single groups."""
+    """Name of a mistake -> the scene with this mistake alone: of the number in single groups, of everything else in pairs."""
     first, *others = spec.groups
     if spec.kind == "single":
         most = PRESETS[PRESET].max_count

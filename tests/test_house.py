@@ -16,7 +16,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
     "rng", "diffusion", "objectives", "optimizers", "scenes", "networks", "lightning_modules", "datamodules", "evaluation",
-    "callbacks", "runtime", "benchmarks", "demo",
+    "callbacks", "runtime", "benchmarks", "demo", "programs",
 )  # fmt: skip
 
 # What a room may import besides itself and the standard library. A new arrow is a decision: write it here.
@@ -46,6 +46,10 @@ ARROWS: dict[str, set[str]] = {
         "contracts", "files", "optimizers", "torch", "PIL", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "yaml", "safetensors",
     },
     "demo": {"api", "contracts", "files", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
+    "programs": {
+        "torch", "diffusion", "objectives", "optimizers", "scenes", "networks", "datamodules", "evaluation/metrics", "evaluation/pictures",
+    },
+    "app.py": {"demo", "runtime"},
     "train.py": {"runtime"},
     "api.py": {"contracts", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
     "hubconf.py": {"api"},
@@ -63,6 +67,7 @@ LAZY: dict[str, set[str]] = {
     },
     "evaluation": {"wandb", "wandb_workspaces"},
     "runtime": {"wandb"},
+    "demo": {"gradio"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
 # Source files that have no test file of their name yet. The list only gets shorter: a new file comes with its test.

@@ -1,0 +1,25 @@
+"""A variational autoencoder in one loop: it runs, and it learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from PIL import Image
+
+from programs.vae import main
+
+
+def test_it_trains_and_writes_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "picture.png"
+    losses = main(steps=2, batch_size=8, latent_dim=4, out=str(out))
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    assert Image.open(out).size[0] > 200
+
+
+@pytest.mark.slow
+def test_its_loss_falls(tmp_path: Path) -> None:
+    losses = main(steps=150, batch_size=32, out=str(tmp_path / "a.png"))
+    assert mean(losses[-20:]) < 0.65 * losses[0]
