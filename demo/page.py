@@ -1,6 +1,6 @@
 """One HTML file to play with, without a server or network: everything it shows was drawn beforehand.
 
-python -m demo.page [--out play.html --text imagen-scenes --film flow-garments --latents vae-garments gan-garments --quick]
+python -m demo.page [--out play.html --text imagen-scenes --film imagen-scenes --latents vae-garments gan-garments --quick]
 
 It has prompts by guidance, steps and seed, the way from noise to images under a slider, and latents under the mouse.
 """
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.page", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("play.html"), help="where the page goes (default play.html)")
     parser.add_argument("--text", default="imagen-scenes", help="a model that draws from prompts: a run, a checkpoint or a name in zoo/")
-    parser.add_argument("--film", nargs="*", default=["flow-garments", "imagen-scenes"], help="models of diffusion")
+    parser.add_argument("--film", nargs="*", default=["imagen-scenes"], help="models of diffusion")
     parser.add_argument("--latents", nargs="*", default=["vae-garments", "gan-garments"], help="models with latents")
     parser.add_argument("--quick", action="store_true", help="few pictures, to see whether it works")
     args = parser.parse_args(argv)

@@ -9,6 +9,7 @@ import torch
 
 from contracts import EmbedsImages, EmbedsTexts, Request
 from datamodules.base import to_model_range
+from datamodules.class_files import load
 from evaluation.metrics.images import to_uint8
 from runtime.checkpoint import load_module
 from runtime.config import REPO
@@ -38,6 +39,12 @@ def test_an_entry_loads_by_its_name_and_does_what_it_is_for(name: str) -> None:
         image = torch.stack([to_model_range(render(spec, 0, module.image_size)[0]) for spec in specs])
         found = module.embed_text([f"a large {spec.groups[0].colour} square" for spec in specs]) @ module.embed_image(image).T
         assert found.argmax(0).tolist() == found.argmax(1).tolist() == [0, 1, 2]
+        return
+    if module.conditioning == "none":
+        drawn = to_uint8(module.sample(Request(64), seeds=list(range(64)))).double().mean(0)
+        (real, _), _, _ = load("garments", None)
+        both = torch.stack([drawn.flatten(), torch.from_numpy(real).double().mean(0).flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.9, "the mean of its images is about that of the data"
         return
     drawn = to_uint8(module.sample(Request(len(PROMPTS), texts=list(PROMPTS)), seeds=list(range(len(PROMPTS)))))
     for picture, colour in zip(drawn, PROMPTS.values()):
