@@ -128,9 +128,10 @@ def plane(ckpt: str, s: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     if len(start) == 2:
         z, what = torch.stack([x, y], 1), "all of its two latent dimensions"
     else:
-        # The plane through two random latents. Its points are put onto the sphere on which nearly all latents lie.
+        # The plane through two random latents. Its points are put onto the sphere on which nearly all latents lie; the centre has no direction.
         z = torch.outer(x, start) + torch.outer(y, end - (end @ start) / (start @ start) * start)
-        z, what = z * (len(start) ** 0.5 / z.norm(dim=1, keepdim=True).clamp_min(1e-6)), f"a plane through its {len(start)} latent dimensions"
+        z = torch.where(z.norm(dim=1, keepdim=True) < 1e-3 * start.norm(), start, z)
+        z, what = z * (len(start) ** 0.5 / z.norm(dim=1, keepdim=True)), f"a plane through its {len(start)} latent dimensions"
     label = torch.zeros(len(z), dtype=torch.int64) if model.module.conditioning == "label" else None
     return {**about(model, ckpt), "places": s.places, "what": what, **sheet(drawn(model.module, z, label), s.places)}
 

@@ -289,3 +289,13 @@ def test_a_download_has_a_time_limit_of_its_own_that_ends_with_it(fails: bool, t
         assert during == [class_files.DOWNLOAD_TIMEOUT_SEC] and socket.getdefaulttimeout() == 123.0
     finally:
         socket.setdefaulttimeout(None)
+
+
+def test_garments_come_along_and_are_not_looked_for_elsewhere(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(class_files, "FORMATS", FORMATS)
+    (train, labels), (test, _), names = load("garments", None)
+    assert train.shape == (10_000, 1, 28, 28) and test.shape == (2_000, 1, 28, 28) and names[9] == "ankle boot"
+    assert np.bincount(labels).min() > 900, "every class is there"
+    monkeypatch.setitem(class_files.FORMATS, "garments", replace(FORMATS["garments"], system=(str(tmp_path),)))
+    with pytest.raises(FileNotFoundError, match="lacks train-images-idx3-ubyte.*check them out again"):
+        locate("garments", None)

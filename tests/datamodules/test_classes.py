@@ -18,7 +18,7 @@ from tests.datamodules.class_data import write_class_data
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data")
-    for name in class_files.FORMATS:
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
         write_class_data(path, name, num_train=240, num_test=120)
     return path
 
@@ -183,7 +183,7 @@ def test_fingerprint_tells_data_apart(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "mnist2"}, "choose one of mnist, fashion_mnist"),
+        ({"name": "mnist2"}, "choose one of garments, mnist, fashion_mnist"),
         ({"channels": 2}, "data.channels=2: mnist has 1 or 3"),
         ({"name": "cifar10", "channels": 1}, "data.channels=1: cifar10 has 3$"),
         ({"num_classes": 100}, "data.num_classes=100: mnist has 10"),
@@ -215,3 +215,11 @@ def test_white_begins_above_127() -> None:
 @pytest.mark.parametrize("name", ["apple", "egg", "iron", "orange", "umbrella", "Apple"])
 def test_every_vowel_takes_an(name: str) -> None:
     assert caption("a photo of a {}", name) == f"a photo of an {name}"
+
+
+def test_garments_have_no_folder_and_the_others_need_one() -> None:
+    with pytest.raises(ValueError, match="data.root=here: garments come with this repository, leave it out; data=fashion_mnist has all"):
+        ClassDataModule("garments", "here")
+    with pytest.raises(ValueError, match="data.root=null: say where mnist lies or shall be downloaded to"):
+        ClassDataModule("mnist")
+    assert ClassDataModule("garments").root is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -35,7 +34,10 @@ class Draws:
     def sampling_refusal(self) -> str | None:
         return None
 
-    def sample(self, request: Request, *, seeds: list[int], guidance_scale: Any = None, num_steps: Any = None) -> torch.Tensor:
+    def sample(
+        self, request: Request, *, seeds: list[int], guidance_scale: float | dict[str, float] | None = None,
+        num_steps: int | dict[str, int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         self.asked.append((request.texts, request.labels, list(seeds), guidance_scale, num_steps))
         return torch.zeros(request.n, 3, 4, 4)
 
