@@ -237,3 +237,8 @@ def test_one_condition_alone_is_told_as_it_is_and_none_is_nothing() -> None:
     told = combine([one])
     assert all(told[key] is one[key] for key in one) and list(told) == list(one)
     assert combine([]) == {} and combine([{}, {}]) == {}
+
+
+def test_places_of_words_are_seen_from_the_start() -> None:
+    table = TextConditioner(12, 16, 10, num_layers=1, head_dim=8, max_length=20).position
+    assert table.requires_grad and table.std() > 0.3 and torch.pdist(table.detach()).min() > 0.1
