@@ -101,16 +101,13 @@ def film(ckpt: str, s: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         raise ValueError(f"--film {ckpt}: this model does not draw in steps from noise to images")
     say(f"{ckpt}: the way of {s.films} images")
     kind = model.module.conditioning
-    told = {"text": list(s.prompts)} if kind == "text" else {"label": [0]} if kind == "label" else {"none": [None]}
-    ((kind, values),) = told.items()
-    chosen = [values[i % len(values)] for i in range(s.films)]
-    request = Request(s.films, **({"texts": chosen} if kind == "text" else {"labels": chosen} if kind == "label" else {}))
+    texts = [s.prompts[i % len(s.prompts)] for i in range(s.films)] if kind == "text" else None
+    request = Request(s.films, texts=texts, labels=[0] * s.films if kind == "label" else None)
     with torch.inference_mode():
         way, estimates = model.module.film(request, seeds=list(range(s.films)))
     kept = [round(i * (len(way) - 1) / (s.frames - 1)) for i in range(s.frames)] if len(way) > s.frames else range(len(way))
     both = torch.cat([way[list(kept)], estimates[list(kept)]], 1)  # (K, 2n, C, H, W)
-    names = chosen if kind == "text" else [""] * s.films
-    return {**about(model, ckpt), "n": s.films, "frames": len(both), "names": names, **sheet(to_uint8(both.flatten(0, 1)), 2 * s.films)}
+    return {**about(model, ckpt), "n": s.films, "frames": len(both), **sheet(to_uint8(both.flatten(0, 1)), 2 * s.films)}
 
 
 def plane(ckpt: str, s: Settings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -166,7 +163,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     def say(line: str) -> None:
         print(printable(line), flush=True)
 
-    torch.manual_seed(0)
     html = build(args.text or None, args.film, args.latents, QUICK if args.quick else Settings(), say)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out, html)

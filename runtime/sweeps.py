@@ -80,7 +80,8 @@ def run_job(main: Callable[[Sequence[str]], Any], argv: Sequence[str], swept: se
     parsed = parse(argv)
     changed = {o.key_or_group: as_typed(o).partition("=")[2].strip("'\"") for o in parsed if o.key_or_group in swept}
     argv = [*(a for a in argv if not a.startswith("name=")), f"name={job_name(name, changed)}"]
-    if (compose("train", argv).get("logger") or {}).get("wandb"):
+    own = any(a.startswith("logger.wandb.group=") for a in argv)
+    if not own and (compose("train", argv).get("logger") or {}).get("wandb"):
         argv.append(f"logger.wandb.group={job_name(name, {})}")
     path = run_dir.place(cfg := compose("train", argv))
     if run_dir.holds_run(path):

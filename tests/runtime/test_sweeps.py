@@ -45,7 +45,9 @@ def test_its_runs_are_a_group_on_wandb() -> None:
     argv = ["model=vae", "seed=1"]
     run_job(lambda words: seen.append(words), argv, {"seed"}, "study 1")
     run_job(lambda words: seen.append(words), [*argv, "logger.wandb=null"], {"seed"}, "study 1")
+    run_job(lambda words: seen.append(words), [*argv, "logger.wandb.group=mine"], {"seed"}, "study 1")
     assert "logger.wandb.group=study_1" in seen[0] and not any("group" in word for word in seen[1])
+    assert [word for word in seen[2] if "group" in word] == ["logger.wandb.group=mine"]
 
 
 def test_one_that_fails_ends_the_sweep_with_its_code(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
