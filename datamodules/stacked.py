@@ -89,7 +89,7 @@ class StackedDataModule(ImageDataModule):
     ) -> None:
         self.digits = ClassDataModule(name, root, image_size, batch_size=batch_size, num_val=num_val, data_seed=data_seed)
         if self.digits.channels != 1:
-            grey = ", ".join(other for other, form in FORMATS.items() if form.channels == 1)
+            grey = ", ".join(other for other, form in FORMATS.items() if form.channels == 1 and not form.packaged)
             raise ValueError(f"data.name={name}: its images have colours, and grey ones are stacked: {grey}")
         modes = self.digits.num_classes**STACKED
         if (channels, num_classes) not in ((STACKED, None), (STACKED, modes)):
