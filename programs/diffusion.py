@@ -23,14 +23,15 @@ from networks.unet import UNet
 
 
 def main(
-    steps: int = 2000, batch_size: int = 32, dim: int = 32, num_steps: int = 50, guidance_scale: float = 2.0, out: str = "diffusion.png"
+    steps: int = 1500, batch_size: int = 32, dim: int = 48, num_steps: int = 50, guidance_scale: float = 2.0, out: str = "diffusion.png"
 ) -> list[float]:
     """Trains, writes a row of images of each class, and returns the loss of every step."""
     torch.manual_seed(0)
     (images, classes), _, names = load("garments", None)  # uint8 (N, 1, 28, 28), int64 (N,)
     images, classes = torch.from_numpy(images.copy()).float() / 127.5 - 1, torch.from_numpy(classes)
 
-    net = UNet(image_size=28, channels=1, dim=dim, dim_mults=(1, 2, 4), num_res_blocks=1, attn_resolutions=(7,))
+    # fold=2 turns 28 x 28 pixels into 14 x 14 places of four channels: a quarter of the work, and nothing is lost
+    net = UNet(image_size=28, channels=1, fold=2, dim=dim, dim_mults=(1, 2), num_res_blocks=1, attn_resolutions=(7,), position=True)
     conditioner = LabelConditioner(len(names), emb_dim=4 * dim)
     denoiser = Denoiser(net, CosineSchedule(), prediction="v")
     optimizer = torch.optim.AdamW([*net.parameters(), *conditioner.parameters()], lr=1e-3)
