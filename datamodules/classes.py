@@ -132,7 +132,7 @@ class ClassDataModule(ImageDataModule):
             raise ValueError(f"data.name={name!r}: choose one of {', '.join(FORMATS)}")
         form = FORMATS[name]
         if (root is None) != form.packaged:
-            raise ValueError(f"data.root={root or 'null'}: " + ("garments come with this repository, set it to null; data=fashion_mnist has all of them"
+            raise ValueError(f"data.root={root or 'null'}: " + ("garments come with this repository and take no folder (data.root=null); data=fashion_mnist does"
                              if form.packaged else f"say where {name} lies or shall be downloaded to"))  # fmt: skip
         channels = form.channels if channels is None else channels
         super().__init__(

@@ -218,7 +218,7 @@ def test_every_vowel_takes_an(name: str) -> None:
 
 
 def test_garments_have_no_folder_and_the_others_need_one() -> None:
-    with pytest.raises(ValueError, match="data.root=here: garments come with this repository, set it to null; data=fashion_mnist has all"):
+    with pytest.raises(ValueError, match=r"data.root=here: garments come with this repository and take no folder \(data.root=null\); data=fashion_mnist does"):
         ClassDataModule("garments", "here")
     with pytest.raises(ValueError, match="data.root=null: say where mnist lies or shall be downloaded to"):
         ClassDataModule("mnist")

@@ -30,7 +30,7 @@ CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 def test_conf_names_every_argument(name: str):
     conf = load(name)
     parameters = inspect.signature(get_class(conf.pop("_target_"))).parameters
-    assert set(conf) | ({"root"} if name == "garments" else set()) == set(parameters)
+    assert set(conf) == set(parameters)
 
 
 @pytest.mark.parametrize("name", ["scenes", "scenes_simple"])

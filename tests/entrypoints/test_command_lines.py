@@ -234,6 +234,7 @@ TRAINING = [
     ("vae", "data.random_flip=1", "data.random_flip=1: give true or false"),
     ("vae", "data.name=emnist", "emnist"),
     ("vae", "data.root={empty} data.root=null", "data.root=null"),
+    ("points", "data=garments players=dcgan data.root={empty}", "garments come with this repository and take no folder"),
     ("imagen", "data=captions", "data.root"),
     ("imagen", "data=captions data.root=nowhere", "nowhere"),
     ("imagen", "data=captions data.root={file}", "file"),
