@@ -53,7 +53,7 @@ class Settings:
     places: int = 21  # latents along each side of the plane
 
 
-QUICK = Settings(prompts=("two red circles", "a blue square"), guidance=(1.0, 2.0), steps=(1, 2), seeds=2, films=2, frames=4, places=3)
+QUICK = Settings(prompts=("two red circles", "a blue square"), guidance=(1.0, 2.0, 3.0), steps=(1, 2), seeds=2, films=2, frames=4, places=3)
 
 
 def sheet(image_u8: Tensor, columns: int) -> dict[str, Any]:

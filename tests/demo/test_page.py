@@ -63,7 +63,7 @@ def test_every_prompt_guidance_steps_and_seed_lies_where_the_page_looks(monkeypa
     monkeypatch.setattr(page, "load", lambda ckpt: model)
     data = prompts("x", QUICK, silent)
     found = pictures_of(data)
-    assert len(found) == 2 * 2 * 2 * 2 and data["base"] == "base"
+    assert len(found) == 2 * 3 * 2 * 2 and data["base"] == "base"
     for prompt, scale, steps, seed in ((0, 0, 0, 0), (1, 0, 1, 0), (1, 1, 0, 1), (0, 1, 1, 1)):
         options = {"guidance_scale": {"base": QUICK.guidance[scale]}, "num_steps": {"base": QUICK.steps[steps]}}
         (expected,) = to_uint8(model.sample(QUICK.prompts[prompt], seed=seed, tensors=True, **options))
@@ -153,5 +153,9 @@ def test_a_browser_draws_it(made: Path) -> None:
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom", made.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert len(re.findall(r"<canvas[^>]*width=\"64\"", dom)) == QUICK.seeds, "the pictures of the first choice are painted"
+    chosen = (2 * len(QUICK.steps) + 1) * QUICK.seeds  # the first prompt, the third guidance scale, the second number of steps
+    painted = {width: re.findall(rf'<canvas[^>]*width="{width}"[^>]*data-picture="(\d+)"', dom) for width in (64, 28)}
+    assert painted[64] == [str(chosen + seed) for seed in range(QUICK.seeds)]
+    assert painted[28] == [str(QUICK.places**2 // 2)] * 2, "the middle of both planes"
     assert dom.count('type="radio"') == len(QUICK.prompts) + len(QUICK.guidance) + len(QUICK.steps)
-    assert 'prompt="two red circles" n=2 seed=0 guidance_scale=2' in dom and dom.count('class="dot" style="left: 50%; top: 50%;"') == 2
+    assert 'prompt="two red circles" n=2 seed=0 guidance_scale=3' in dom and dom.count('class="dot" style="left: 50%; top: 50%;"') == 2
