@@ -16,7 +16,7 @@ from contracts import ExplainsLikelihood, HasImportanceSamples, HasPrompts, Reco
 from evaluation.drawing import SampleDrawer, precision, seeds
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
-from evaluation.metrics.prompt_set import PromptSet, load_prompts
+from evaluation.metrics.prompt_set import DEFAULT_N, PromptSet, load_prompts
 from evaluation.metrics.run_evaluators import ALONE, Ranks, measure
 from evaluation.output import Subject, EvaluatedSplit, write_result
 from evaluation.processes import device_name, device_of
@@ -31,7 +31,6 @@ from runtime.places import check_folder, trusted
 from runtime.settings import check_options
 
 SCENE_SPLITS = ("iid", "combo", "word")
-DEFAULT_N = 512
 KEPT = ("image_size", "channels", "binarize", "root", "num_val")  # of the model's data, for data that it is compared with
 
 
@@ -75,7 +74,9 @@ def evaluate_checkpoint(
     splits: dict[str, EvaluatedSplit] = {}
     costs, timing = [], []
     for split in cfg.splits or default_splits(data):
-        prompts = load_prompts(data, split, cfg.n or DEFAULT_N, needs, cfg.train_images).asked(module.conditioning)
+        prompts = load_prompts(data, split, cfg.n, needs, cfg.train_images).asked(module.conditioning)
+        if cfg.n is None and ranks.rank == 0 and len(prompts) < DEFAULT_N:
+            print(few(data, split, len(prompts)), flush=True)
         prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks, asked)
         if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
             prompts = replace(prompts, other_likelihoods=likelihoods_of_other_data(cfg, module, config.data, len(prompts), device))
@@ -105,6 +106,13 @@ def default_splits(data: Any) -> Sequence[str]:
     if isinstance(data, HasPrompts):
         return SCENE_SPLITS
     return ("test",) if getattr(data, "test_dataset", None) is not None else ("val",)
+
+
+def few(data: Any, split: str, n: int) -> str:
+    """What is measured where a split has fewer images than are taken by default, and what gives more."""
+    share = next((name for name in (f"{split}_fraction", f"num_{split}") if hasattr(data, name)), None)
+    more = f": data.{share} of the training holds out more" if share else ""
+    return f"split {split!r} has {n} images, and all are taken{more}"
 
 
 def with_model(
@@ -229,7 +237,6 @@ def describe(
         facts={
             "checkpoint": f"{ckpt} (sha256 {info['sha256'][:12]})",
             "weights": f"{info['weights']} after {info['step']:,} steps, {info['images_seen']:,} images",
-            "images per split": str(cfg.n or DEFAULT_N),
             "seeds": f"one per image, from seed={cfg.seed}",
             "sampling": ", ".join(f"{k} {v}" for k, v in given.items()) or "as the checkpoint has it",
             **guided,

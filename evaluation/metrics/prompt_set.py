@@ -16,6 +16,7 @@ from evaluation.metrics.images import to_uint8
 from scenes.render import render
 
 TRAIN_IMAGES = 10_000
+DEFAULT_N = 512
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ def pixels_digest(image_u8: Tensor) -> str:
 
 
 def load_prompts(
-    datamodule: Any, split: str, n: int, needs: Iterable[str] = (), train_images: int = TRAIN_IMAGES
+    datamodule: Any, split: str, n: int | None, needs: Iterable[str] = (), train_images: int = TRAIN_IMAGES
 ) -> PromptSet:
-    """The first n prompts of a split; a smaller n gives the start of the same list.
+    """The first n prompts of a split; a smaller n gives the start of the same list. None is 512, or as many as there are.
 
     Args:
         datamodule: set up; with `prompts(split, n)` (captioned scenes: any split of the grammar) or plain datasets
@@ -124,11 +125,13 @@ def load_prompts(
         ValueError: no such split, or fewer than n images in it.
     """
     if isinstance(datamodule, HasPrompts):
-        return _scene_prompts(datamodule, split, n)
+        return _scene_prompts(datamodule, split, n or DEFAULT_N)
     dataset = getattr(datamodule, f"{split}_dataset", None)
     if dataset is None:
         there = [name.removesuffix("_dataset") for name, part in vars(datamodule).items() if name.endswith("_dataset") and part]
         raise ValueError(f"this data has no split {split!r}; there are {', '.join(there)}")
+    if n is None:
+        n = min(DEFAULT_N, len(dataset))
     if len(dataset) < n:
         raise ValueError(f"n={n} exceeds the {len(dataset)} images of split {split!r}: pass n={len(dataset)} or less")
     items = [dataset[(i, sample_seed("prompt", split, i))] for i in range(n)]

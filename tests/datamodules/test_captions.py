@@ -138,6 +138,14 @@ def test_train_and_val_are_fixed_by_name(folder: Path):
     assert set(fewer_train) < set(train) and set(fewer_val) < set(val)
 
 
+def test_test_images_are_their_own_where_some_are_held_out(folder: Path):
+    same, apart = make(folder, val_fraction=0.3), make(folder, val_fraction=0.3, test_fraction=0.3)
+    assert same.test_dataset is same.val_dataset
+    parts = [{s.file for s in getattr(apart, f"{name}_dataset").samples} for name in ("train", "val", "test")]
+    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == len(same.train_dataset) + len(same.val_dataset)
+    assert parts[1] == {s.file for s in same.val_dataset.samples}, "holding out more for test moved the validation images"
+
+
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
 @pytest.mark.parametrize("num_samples", [2, 3])
 def test_neither_part_is_empty(num_samples: int, fraction: float):
@@ -164,11 +172,11 @@ def test_an_evaluation_gets_its_prompts_from_the_images(folder: Path):
 def test_fingerprint_tells_data_apart(folder: Path):
     first = make(folder).fingerprint()
     assert first == make(folder, batch_size=2, num_workers=1, cache_in_memory=False).fingerprint()
-    changes = {"image_size": 8}, {"val_fraction": 0.3}, {"random_flip": True}
+    changes = {"image_size": 8}, {"val_fraction": 0.3}, {"test_fraction": 0.3}, {"random_flip": True}
     others = [make(folder, **change).fingerprint() for change in changes]
     with open(folder / "metadata.jsonl", "a") as file:
         file.write(json.dumps({"file_name": "003.png", "text": "one more"}) + "\n")
-    assert len({first, *others, make(folder).fingerprint()}) == 5
+    assert len({first, *others, make(folder).fingerprint()}) == 6
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.checkpoint_evaluation import batch_of, default_splits, set_importance_samples, shortest, with_model
+from evaluation.checkpoint_evaluation import batch_of, default_splits, few, set_importance_samples, shortest, with_model
 from evaluation.drawing import seeds
 from evaluation.metrics.prompt_set import PromptSet
 from evaluation.metrics.run_evaluators import ALONE, Ranks
@@ -68,6 +68,13 @@ def test_splits_are_those_of_the_data() -> None:
     assert default_splits(SimpleNamespace(prompts=lambda split, n: [])) == ("iid", "combo", "word")
     assert default_splits(SimpleNamespace(test_dataset=[1])) == ("test",)
     assert default_splits(SimpleNamespace(test_dataset=None)) == ("val",)
+
+
+def test_a_small_split_says_what_would_hold_out_more() -> None:
+    fraction = few(SimpleNamespace(test_fraction=0.02), "test", 29)
+    assert fraction == "split 'test' has 29 images, and all are taken: data.test_fraction of the training holds out more"
+    assert "data.num_val of" in few(SimpleNamespace(num_val=8), "val", 8)
+    assert few(SimpleNamespace(), "test", 8) == "split 'test' has 8 images, and all are taken"
 
 
 def test_paths_in_the_checkout_are_relative() -> None:

@@ -54,6 +54,7 @@ def test_plain_data_takes_the_reference_from_the_same_split_or_from_training() -
     assert (small.reference_split, large.reference_split) == ("test", "train")
     assert len(small.reference) == 5 and len(large.reference) == 10
     assert load_prompts(data, "train", 50).reference is None
+    assert len(load_prompts(data, "test", None)) == 10, "without a number, a small split is taken whole"
     with pytest.raises(ValueError, match="n=11 exceeds the 10 images"):
         load_prompts(data, "test", 11)
     with pytest.raises(ValueError, match="no split 'combo'; there are train, test"):
