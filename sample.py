@@ -30,7 +30,7 @@ from runtime import settings
 from runtime.checkpoint import guide, load_module
 from runtime.cli import launch
 from runtime.config import compose
-from runtime.options import SHORT, built_options, given_options, shown_options
+from runtime.options import built_options, given_options, shown_options
 from runtime.places import trusted
 from runtime.settings import check_options, known_options
 
@@ -71,6 +71,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     module = module.to(device)
     guides = {name: found["sha256"] for name, found in guide(module, cfg, trusted(cfg.trust)).items()}
+    made = shown_options(module.sampling_settings()) | shown_options(options)  # given ones beside what they replace in a cascade
+    made |= {"checkpoint": str(info["path"]), **{name: info[name] for name in ("sha256", "step", "weights")}} | guides
     what = f"step {info['step']}, {info['weights']} weights, {request.n} images on {device}"
     print(f"{info['path']}: {what}", flush=True)
     out = Path(cfg.out)  # made with the first picture, so that a mistake leaves nothing behind
@@ -81,7 +83,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         print(out / f"{sheet}.png")
         return []
     drawing = draw_samples if cfg.task == "sample" else draw_task
-    lines = [line | guides for line in drawing(cfg, module, request, options, out)]
+    lines = [line | made for line in drawing(cfg, module, request, options, out)]
     write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 
@@ -91,12 +93,12 @@ def draw_samples(
 ) -> list[dict[str, Any]]:
     """Plain samples: one PNG each and a grid of the first of them."""
     asked = request.texts or request.labels or [None] * request.n
-    built, recorded = built_options(options), dict.fromkeys(SHORT) | shown_options(options)
+    built = built_options(options)
     lines, shown, began = [], [], time.perf_counter()
     for seeds, drawn in draw(module, request, cfg.seed, cfg.batch_size, built):
         images, start = to_uint8(drawn), len(lines)
         for i, name in enumerate(save(out, images, start)):
-            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i], **recorded})
+            lines.append({"file": name, "prompt": asked[start + i], "seed": seeds[i]})
         shown += list(images[: GRID - len(shown)])
         each = (time.perf_counter() - began) / len(lines)
         print(f"{len(lines)}/{request.n} images, {each:.2f} s/image, {each * (request.n - len(lines)):.0f} s left", flush=True)
@@ -123,7 +125,7 @@ def draw_task(
     else:
         seeds = [None] * request.n
         drawn = (interpolate if cfg.task == "interpolate" else invert)(module, request, *taken)
-    asked, facts = request.texts or request.labels or [None] * request.n, {"task": cfg.task, **shown_options(options)}
+    asked = request.texts or request.labels or [None] * request.n
     names = save(out, drawn.images_u8)
     write_png(drawn.strip, out / f"{cfg.task}.png")
     if drawn.frames:
@@ -133,7 +135,7 @@ def draw_task(
         print(f"{name}: {value:.4g}")
     print(out / f"{cfg.task}.png")
     return [
-        {"file": name, "prompt": prompt, "seed": seed, **facts, **drawn.facts}
+        {"file": name, "prompt": prompt, "seed": seed, "task": cfg.task, **drawn.facts}
         for name, prompt, seed in zip(names, asked, seeds, strict=True)
     ]
 

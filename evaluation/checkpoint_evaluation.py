@@ -235,7 +235,7 @@ def describe(
         date=date,
         commit=commit(),
         facts={
-            "checkpoint": f"{ckpt} (sha256 {info['sha256'][:12]})",
+            "checkpoint": f"{info['path']} (sha256 {info['sha256'][:12]})",
             "weights": f"{info['weights']} after {info['step']:,} steps, {info['images_seen']:,} images",
             "seeds": f"one per image, from seed={cfg.seed}",
             "sampling": ", ".join(f"{k} {v}" for k, v in given.items()) or "as the checkpoint has it",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +42,7 @@ def run(overrides: Sequence[str]) -> tuple[DictConfig, list[FinishedEvaluation]]
         ValueError, FileNotFoundError: a wrong option, checkpoint, folder or split, in one line.
     """
     cfg = compose("evaluate", overrides)
-    overrides = [shlex.quote(text) for text in overrides]  # as a shell takes them, for the results' "reproduce"
+    overrides = [shlex.quote(lasting(text)) for text in overrides]  # as a shell takes them, for the results' "reproduce"
     check(cfg)
     out = default_out(cfg)
     writable(out, "out")
@@ -52,6 +54,16 @@ def run(overrides: Sequence[str]) -> tuple[DictConfig, list[FinishedEvaluation]]
     with processes() as ranks:
         results = measured(cfg, overrides, out, evaluators, ranks)
     return cfg, results
+
+
+def lasting(override: str) -> str:
+    """An override that means the same tomorrow: in place of a link `latest`, the run that it leads to today."""
+
+    def run_of(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return os.path.relpath(path.resolve()) if path.name == "latest" and path.is_symlink() else found[0]
+
+    return re.sub(r"[^\[\],=]+", run_of, override)
 
 
 def measured(

@@ -1,4 +1,4 @@
-"""The top of the page: what was evaluated, and what was not computed and why."""
+"""The top of the page: what was evaluated. At its foot, what was not computed and why."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from evaluation.report.html_parts import Model, facts, folded, table
+from evaluation.report.html_parts import Model, anchor, facts, folded, table
 
+ABSENT = "Not computed"  # heading of the reasons
 OPEN = 6  # reasons, and models with their circumstances, that need no opening
 
 
@@ -23,18 +24,22 @@ def header(models: Sequence[Model]) -> str:
     computed = {m for model in models for split in model.result.splits.values() for m in split.get("metrics", {})}
     missing = missing_lines(models)
     lights = f'<p class="lights"><span class="on">● {len(computed)} metrics computed</span>'
-    lights += f'<span class="off">▲ {len(missing)} not computed</span></p>' if missing else "</p>"
+    lights += f'<a class="off" href="#{anchor(ABSENT)}">▲ {len(missing)} not computed</a></p>' if missing else "</p>"
+    about = facts(told(models[0])) if len(models) == 1 else _compared(models)
+    return f"<header><h1>{escape(title(models))}</h1>{about}{lights}</header>"
+
+
+def absent(models: Sequence[Model]) -> str:
+    """Every metric that was not computed, with the reason, those of one reason in a line."""
     joined: dict[tuple[str, str], list[str]] = {}
-    for name, where, why in missing:
+    for name, where, why in missing_lines(models):
         joined.setdefault((where, why), []).append(name)
     lines = [
         f"<li><b>{escape(', '.join(names))}</b>{escape(where)}: not computed: {escape(why)}</li>"
         for (where, why), names in joined.items()
     ]
     rest = folded(f"{len(lines) - OPEN} more reasons", _reasons(lines[OPEN:])) if len(lines) > OPEN else ""
-    absent = _reasons(lines[:OPEN]) + rest if lines else ""
-    about = facts(told(models[0])) if len(models) == 1 else _compared(models)
-    return f"<header><h1>{escape(title(models))}</h1>{about}{lights}{absent}</header>"
+    return _reasons(lines[:OPEN]) + rest if lines else ""
 
 
 def _reasons(lines: Sequence[str]) -> str:

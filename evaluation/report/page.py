@@ -11,7 +11,7 @@ from html import escape
 from evaluation.report import alignment, sample_pictures, sweep_curves
 from evaluation.report.cost import cost
 from evaluation.report.finished_evaluation import FinishedEvaluation
-from evaluation.report.header import header, title
+from evaluation.report.header import ABSENT, absent, header, title
 from evaluation.report.html_parts import Model, anchor, models_of, section
 from evaluation.report.likelihood import likelihood, reconstruction
 from evaluation.report.memorisation import memorisation
@@ -72,6 +72,7 @@ def sections(models: Sequence[Model]) -> list[str]:
         section("Likelihood", likelihood(models)),
         section("Reconstruction", reconstruction(models)),
         section("Cost", cost(models)),
+        section(ABSENT, absent(models)),
         section("How to read these numbers", notes(models)),
         section("How to reproduce", reproduce(models)),
     ]

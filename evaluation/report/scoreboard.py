@@ -36,6 +36,7 @@ CONTROLS = {
     "chance": ("chance", "the same images judged by other prompts"),
     "noise": ("noise", "noise in place of generated images"),
 }
+FIRST = "alignment"  # where there is any: what was asked for is read before how it is drawn
 
 
 @dataclass
@@ -100,7 +101,7 @@ def _shown(row: dict[str, Any], led: set[Any], headlines_only: bool) -> bool:
 
 def _board(models: Sequence[Model], split: str, with_cost: bool) -> str:
     here = [model for model in models if split in model.result.splits]
-    board = columns(here, split, headlines_only=True)
+    board = sorted(columns(here, split, headlines_only=True), key=lambda column: column.section != FIRST)
     if not board:
         return ""
     costs = [name for name in COST if with_cost and any(_cost(model, name) is not None for model in here)]
@@ -143,7 +144,7 @@ def _groups(names: list[str]) -> str:
 def _cell(column: Column, model: Model) -> str:
     row = column.rows.get(model.number)
     if row is None:
-        return '<td class="none" title="not computed here: the top of the page says why">–</td>'
+        return '<td class="none" title="not computed here: the foot of the page says why">–</td>'
     text = show(row["value"], row.get("unit", ""))
     text = f"<b>{text}</b>" if model.number in column.best() else text
     small = f"<small>{interval(row)}</small>" if interval(row) else ""

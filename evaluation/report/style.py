@@ -28,7 +28,7 @@ nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:18px;font-size:13.5px}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(220px,46%),1fr));gap:10px 18px;margin:0}
 dl+.scroll{margin-top:14px}
 dd{margin:0;overflow-wrap:anywhere}
-.lights{margin:16px 0 0;font-weight:600}.lights span{margin-right:18px}.on{color:var(--yes)}.off{color:var(--no)}
+.lights{margin:16px 0 0;font-weight:600}.lights *{margin-right:18px}.on{color:var(--yes)}.off{color:var(--no)}
 .absent{background:var(--panel);border-left:4px solid var(--c1);margin:8px 0 0;padding:10px 12px 10px 30px;
 overflow-wrap:anywhere}
 details{margin:8px 0}summary{cursor:pointer;color:var(--soft);font-size:13.5px;padding:3px 0}

@@ -31,6 +31,9 @@ class Halver(torch.nn.Module):
 
     def check_prompts(self, prompts: Any) -> None: ...
 
+    def sampling_settings(self) -> dict[str, Any]:
+        return {"eta": 0.5, "num_steps": 50}
+
     def sample(self, request: Request, *, seeds: Any, num_steps: int | None = None) -> torch.Tensor:
         return torch.zeros(request.n, 3, SIZE, SIZE)
 
@@ -53,7 +56,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Halver:
     module = Halver()
     module.asked = []
     config = OmegaConf.create({"data": {"image_size": SIZE, "channels": 3}})
-    info = {"path": "fake", "step": 1, "weights": "ema"}
+    info = {"path": "fake", "step": 1, "weights": "ema", "sha256": "f00d"}
     monkeypatch.setattr(sample, "load_module", lambda ckpt, **_: (module, config, info))
     return module
 
@@ -93,7 +96,8 @@ def test_holes_are_filled_and_known_pixels_stay(model: Halver, files, tmp_path: 
         image = pixels(out / f"{i:05d}.png")
         assert (image[:, : SIZE // 2] == (200, 40, 40)).all()
         assert (image[:, SIZE // 2 :] == round(((5 + i) / 100 + 1) * 127.5)).all()
-    expected = {"file": "00001.png", "prompt": "a cat", "seed": 6, "task": "inpaint", "num_steps": 4, "rounds": 2}
+    expected = {"file": "00001.png", "prompt": "a cat", "seed": 6, "task": "inpaint", "num_steps": 4, "rounds": 2,
+                "eta": 0.5, "checkpoint": "fake", "sha256": "f00d", "step": 1, "weights": "ema"}  # fmt: skip
     assert lines[1] == expected == json.loads((out / "samples.jsonl").read_text().splitlines()[1])
 
 
@@ -153,7 +157,7 @@ def painter(monkeypatch: pytest.MonkeyPatch, model: Halver) -> Painter:
     return module
 
 
-LOADED = OmegaConf.create({"data": {"image_size": SIZE, "channels": 3}}), {"path": "fake", "step": 1, "weights": "ema"}
+LOADED = OmegaConf.create({"data": {"image_size": SIZE, "channels": 3}}), {"path": "fake", "step": 1, "weights": "ema", "sha256": "f00d"}
 
 
 def test_variations_are_of_the_embedding_and_with_eta_of_the_noise_too(painter: Painter, files, tmp_path: Path, capsys) -> None:

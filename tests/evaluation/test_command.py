@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.command import check, default_out, names
+from evaluation.command import check, default_out, lasting, names
 from runtime.config import compose
 
 
@@ -35,6 +35,15 @@ def test_checkpoints_have_different_names(tmp_path: Path) -> None:
     assert names(runs[:1], "mine") == ["mine"]
     with pytest.raises(ValueError, match="name=mine for 3 checkpoints"):
         names(runs, "mine")
+
+
+def test_a_command_is_repeated_with_the_run_that_was_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "vae" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("vae/a")
+    assert lasting("ckpt=runs/latest") == "ckpt=runs/vae/a"
+    assert lasting("ckpt=[runs/latest,imagen-scenes]") == "ckpt=[runs/vae/a,imagen-scenes]"
+    assert lasting("name=latest") == "name=latest" and lasting("sweep.num_steps=[4,8]") == "sweep.num_steps=[4,8]"
 
 
 @pytest.mark.parametrize(

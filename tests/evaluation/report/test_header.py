@@ -1,4 +1,4 @@
-"""The top of the page: the title, what was not computed, and where."""
+"""The top of the page: the title, how much was not computed; and the reasons at its foot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report.finished_evaluation import FinishedEvaluation
-from evaluation.report.header import counts, header, missing_lines, title
+from evaluation.report.header import absent, counts, header, missing_lines, title
 from evaluation.report.html_parts import models_of
 
 
@@ -30,9 +30,10 @@ def test_a_reason_names_the_places_only_where_it_is_not_everywhere() -> None:
 
 def test_the_header_counts_metrics_and_escapes() -> None:
     split = {"n": 4, "metrics": {"a": {}, "b": {}}, "not_computed": {"<i>": "<i> is missing"}}
-    page = header(models({"title": "<b>", "splits": {"iid": split}}))
+    found = models({"title": "<b>", "splits": {"iid": split}})
+    page, reasons = header(found), absent(found)
     assert "2 metrics computed" in page and "1 not computed" in page
-    assert "<b></b>" not in page and "<i>" not in page and "&lt;i&gt; is missing" in page
+    assert "<b></b>" not in page and "<i>" not in page + reasons and "&lt;i&gt; is missing" in reasons
 
 
 def test_the_number_of_images_of_a_split() -> None:

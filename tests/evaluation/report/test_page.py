@@ -91,9 +91,10 @@ def test_nothing_wide_stands_outside_a_scrolling_box(page: str) -> None:
 
 def test_the_header_says_what_was_not_computed_and_where(results: list[FinishedEvaluation], page: str) -> None:
     header = re.search(r"<header>.*?</header>", page, re.DOTALL).group(0)
-    assert "<b>fid</b>: not computed: no Inception weights here" in header
-    assert "<b>exact</b> (gamma): not computed: needs specs" in header
-    assert "▲ 2 not computed" in header
+    reasons = section(page, "Not computed")
+    assert "fid : not computed: no Inception weights here" in reasons
+    assert "exact (gamma): not computed: needs specs" in reasons
+    assert '<a class="off" href="#not-computed">▲ 2 not computed</a>' in header and 'id="not-computed"' in page
 
 
 def test_sections_without_data_are_absent(results: list[FinishedEvaluation]) -> None:
@@ -101,7 +102,7 @@ def test_sections_without_data_are_absent(results: list[FinishedEvaluation]) -> 
         "iid": {"n": 4, "samples": None, "captions": None, "seeds": None, "metrics": {}, "not_computed": {"fid": "no"}}
     }
     page = render([changed(results[0], splits=splits, sweeps=[], cost={}, notes=[])])
-    assert re.findall(r"<h2>(.*?)</h2>", page) == ["How to reproduce"]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["Not computed", "How to reproduce"]
     assert "<b>fid</b>: not computed: no" in page
     with pytest.raises(ValueError, match="at least one result"):
         render([])
@@ -110,7 +111,7 @@ def test_sections_without_data_are_absent(results: list[FinishedEvaluation]) -> 
 def test_every_section_of_the_specification_is_there(page: str) -> None:
     assert re.findall(r"<h2>(.*?)</h2>", page) == [
         "Scoreboard", "Samples", "Quality against guidance", "Quality against network evaluations", "Alignment",
-        "Distances and the number of images", "Memorisation", "Likelihood", "Cost", "How to read these numbers",
+        "Distances and the number of images", "Memorisation", "Likelihood", "Cost", "Not computed", "How to read these numbers",
         "How to reproduce",
     ]  # fmt: skip
     for title, text in {

@@ -20,13 +20,14 @@ def test_the_scoreboard_has_floor_models_and_controls(page: str) -> None:
     assert firsts == ["real images", "alpha", "beta &lt;b&gt;&amp;&quot;&#x27;", "gamma", "chance", "noise"]
     head = [cell.split()[0].replace("_", "") for cell in rows[1][1:]]
     groups = [cell for cell in rows[0] if cell]
-    assert groups == ["Quality", "Diversity", "Alignment", "Likelihood", "Memorisation", "Cost"]
+    assert groups == ["Alignment", "Quality", "Diversity", "Likelihood", "Memorisation", "Cost"]
     assert "exact" in head and all(re.search(r"[↑↓]", cell) for cell in rows[1][1:])
     alpha, gamma = rows[3], rows[5]
     exact = head.index("exact") + 1
     assert re.match(r"[\d.]+%", alpha[exact]) and gamma[exact] == "–"
     best = re.findall(r"<b>([^<]*)</b>", board)
-    assert "634.4" in alpha[1] and "634.4" in best and not any(v in best for v in re.findall(r"[\d.]+", rows[4][1])[:1])
+    distance = next(i for i, cell in enumerate(alpha) if "634.4" in cell)
+    assert "634.4" in best and not any(v in best for v in re.findall(r"[\d.]+", rows[4][distance])[:1])
 
 
 def test_values_of_different_protocols_have_columns_of_their_own(results: list[FinishedEvaluation]) -> None:
@@ -74,6 +75,13 @@ def test_headlines_stand_above_and_everything_below() -> None:
     assert [c.name for c in columns(found, "iid", headlines_only=False)] == ["fd", "kd", "recall"]
     board, everything = scoreboard(found).split("<details>")
     assert ">kd" not in board and ">kd" in everything
+
+
+def test_alignment_is_what_is_read_first() -> None:
+    metrics = {"fd": row(2.0), "recall": row(0.5, section="diversity"), "exact": row(0.5, "%", True, section="alignment")}
+    head = cells(scoreboard(models({"splits": {"iid": split(**metrics)}})))
+    assert head[0] == ["", "Alignment", "Quality", "Diversity"]
+    assert [text.split()[0] for text in head[1][1:]] == ["exact", "fd", "recall"]
 
 
 def test_controls_stand_around_the_models_as_a_range_where_they_differ() -> None:
