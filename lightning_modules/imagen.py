@@ -57,6 +57,8 @@ class Imagen(Cascade):
 
     def embed(self, captions: Sequence[str]) -> Batch:
         """`text_embeds` (B, L, D), `text_mask` (B, L) bool and `text_keep` (B,) bool, False for an empty caption."""
+        if self.text_encoder.device != self.device:  # no part of the module: Lightning does not move it
+            self.text_encoder.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # embeddings, and their cache, are of full precision
             encoded = self.text_encoder.encode(list(captions)).to(self.device)
         return {"text_embeds": encoded.embeds, "text_mask": encoded.mask, "text_keep": self.filled(captions)}

@@ -205,6 +205,11 @@ class Encoder:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
         self.autocast: list[bool] = []
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> Encoder:
+        self.device = device
+        return self
 
     def encode(self, captions: list[str]) -> TextEmbedding:
         self.asked.append(captions)
@@ -231,6 +236,14 @@ class Stage(DiffusionStage):
     def sample(self, batch, seeds, tag, **options):
         self.given = batch
         return torch.zeros(len(seeds), 3, 32, 32)
+
+
+def test_the_text_is_encoded_where_the_model_is() -> None:
+    module = assembled()
+    module.embed(["x"])
+    assert module.text_encoder.device == torch.device("cpu")
+    module.to("cpu:0").embed(["x"])  # another name of the same place: what a test without a GPU has
+    assert module.text_encoder.device == module.device == torch.device("cpu:0")
 
 
 def assembled(**kwargs) -> Imagen:
