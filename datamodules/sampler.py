@@ -9,7 +9,9 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from rng.hashing import stable_hash
+from rng.permutation import permuted
 
+TABLE = 2**22  # samples up to which an order is a table, 32 MiB; longer ones are computed place by place
 Key = tuple[int, int]  # (index into the dataset, sample seed)
 
 
@@ -54,22 +56,25 @@ class EndlessBatchSampler(Sampler):
         if not 0 <= self.start <= self.num_batches:
             raise ValueError(f"start {self.start} lies outside the run of {self.num_batches} batches")
         for batch in range(self.start, self.num_batches):
-            yield self.global_batch(batch)[rank::world]
+            yield self.share(batch, rank, world)
 
-    def global_batch(self, batch: int) -> list[Key]:
-        """The keys of batch number `batch`, over all ranks."""
+    def share(self, batch: int, rank: int = 0, world: int = 1) -> list[Key]:
+        """One rank's keys of batch number `batch`; of the only rank, all of them."""
         keys: list[Key] = []
-        position, end = batch * self.batch_size, (batch + 1) * self.batch_size
+        position, end = batch * self.batch_size + rank, (batch + 1) * self.batch_size
         while position < end:
             turn, offset = divmod(position, self.num_samples)
-            count = min(end - position, self.num_samples - offset)
-            for index in self._permutation(turn)[offset : offset + count].tolist():
+            places = range(offset, min(self.num_samples, offset + end - position), world)
+            for index in self._indices(turn, places):
                 keys.append((index, stable_hash("sample", self.seed, turn, index)))
-            position += count
+            position += len(places) * world
         return keys
 
-    def _permutation(self, turn: int) -> torch.Tensor:
+    def _indices(self, turn: int, places: range) -> list[int]:
+        """What stands at these places of the order of a pass."""
+        if self.num_samples > TABLE:
+            return permuted(torch.arange(places.start, places.stop, places.step), self.num_samples, "order", self.seed, turn).tolist()
         if self._order is None or self._order[0] != turn:
             generator = torch.Generator().manual_seed(stable_hash("order", self.seed, turn))
             self._order = (turn, torch.randperm(self.num_samples, generator=generator))
-        return self._order[1]
+        return self._order[1][places.start : places.stop : places.step].tolist()

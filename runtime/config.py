@@ -31,6 +31,7 @@ TEXTS = {
 }  # fmt: skip
 OF_THE_MODEL = ("options", "likelihood_options")  # dicts whose keys are those that a model takes
 OPEN = (*OF_THE_MODEL, "sweep", "callbacks", "logger", "evaluator", "evaluators")  # dicts that take any key
+NEW = "new_optimizer"  # where an optimiser that replaces another is composed
 HELP = "See python {}.py --help."
 ASSIGNMENT = re.compile(r"(\+{0,2}[\w.@/-]+)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -83,11 +84,34 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     overrides = typed(overrides)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         check_overrides(config_name, overrides)
-        cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-        choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra/")}
+        cfg = composed(config_name, overrides, return_hydra_config=True)
+        choices = {str(k).removesuffix(f"@{NEW}"): v for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra/")}
     with open_dict(cfg):
         del cfg["hydra"]
         cfg.choices = choices
+    return cfg
+
+
+def composed(config_name: str, overrides: Sequence[str], **kwargs: Any) -> DictConfig:
+    """hydra.compose, where `optimizer=NAME` also takes the place of an optimiser that a model's own file describes.
+
+    Hydra would merge the two, and one optimiser's settings mean nothing to another. `model.optimizer.…` are then the new one's.
+    """
+    try:
+        return hydra.compose(config_name, list(overrides), **kwargs)
+    except ConfigCompositionException as error:
+        if config_name != "train" or "Could not override 'optimizer'." not in str(error):
+            raise
+    inner = [o for o in overrides if o.lstrip("+~").startswith("model.optimizer.")]
+    outer = [f"+optimizer@{NEW}={o.partition('=')[2]}" if o.startswith("optimizer=") else o for o in overrides if o not in inner]
+    cfg = hydra.compose(config_name, outer, **kwargs)
+    with open_dict(cfg):
+        cfg.model.optimizer = cfg.pop(NEW)
+        for override in parse(inner):
+            if override.is_delete():
+                cfg.model.optimizer.pop(override.key_or_group.removeprefix("model.optimizer."))
+            else:
+                OmegaConf.update(cfg, override.key_or_group, override.value())
     return cfg
 
 
@@ -147,7 +171,7 @@ def check_overrides(config_name: str, overrides: Sequence[str], sweep: bool = Fa
 def chosen_groups(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of the chosen groups, without single settings; to be read only."""
     try:
-        return hydra.compose(config_name, list(overrides))
+        return composed(config_name, overrides)
     except ConfigCompositionException as error:
         found = re.match(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
         if found is None:

@@ -150,6 +150,8 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         module = instantiate(cfg.model)
     if cfg.get("init") and not checkpoint:
         start_from(module, cfg.init, trusted(cfg.get("trust")))
+    if cfg.trainer.get("checkpoint_activations"):
+        module.checkpoint_activations()
     check_callbacks(cfg, module)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
@@ -276,6 +278,7 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
         return pl.Trainer(
             accelerator="gpu" if on_gpu(cfg) else "cpu" if settings.accelerator == "auto" else settings.accelerator,
             devices=settings.devices,
+            num_nodes=settings.num_nodes,
             strategy=settings.strategy,
             precision=settings.precision,
             deterministic=settings.deterministic,

@@ -44,14 +44,16 @@ FREE = (
     "resume_force",
     "run_dir",
     "trainer.accelerator",
+    "trainer.checkpoint_activations",
     "trainer.devices",
     "trainer.max_steps",
     "trainer.max_time",
+    "trainer.num_nodes",
     "trainer.stop",
     "trainer.strategy",
     "trust",
 )
-ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.strategy")  # other sums, the same to rounding
+ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")  # other sums, the same to rounding
 
 
 def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | None]:
@@ -136,6 +138,8 @@ def check_run(cfg: DictConfig, path: Path) -> None:
     for key in ("callbacks", "logger", "init", "run_dir", "resume_force"):
         if key not in cfg:
             cfg[key] = None
+    for name, value in (("num_nodes", 1), ("checkpoint_activations", False)):
+        cfg.trainer.setdefault(name, value)
     cfg.trust = None  # the word of whoever types, never of the file
 
 

@@ -15,7 +15,7 @@ from runtime.config import CONF
 from runtime.nodes import arguments, check_nodes, check_values, expected, shown, takes, unsuited
 from runtime.schemas import SCHEMAS
 
-
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK")  # in the environment where something starts all machines
 NEEDED = {
     "ckpt": "give ckpt=: a checkpoint file, a run directory such as runs/latest, or a name in zoo/",
     "model": "choose a model, for instance model=imagen",
@@ -123,7 +123,7 @@ def check_train(cfg: DictConfig) -> None:
     trainer, model = plain["trainer"], plain["model"]
     if "optimizer" in model and model["optimizer"] is None:
         raise ValueError("model.optimizer=null: training needs an optimiser, for instance {_target_: torch.optim.Adam, _partial_: true, lr: 1e-3}")
-    usable_trainer(trainer["accelerator"], trainer["devices"])
+    usable_trainer(trainer["accelerator"], trainer["devices"], trainer.get("num_nodes", 1))
     writable(plain["run_dir"], "paths.runs" if own is None else "run_dir")
     if plain["init"] is not None:
         from runtime.checkpoint import locate
@@ -131,8 +131,8 @@ def check_train(cfg: DictConfig) -> None:
         locate(plain["init"], "init")
 
 
-def usable_trainer(accelerator: str, devices: Any) -> None:
-    """Raises ValueError for hardware that this machine does not have."""
+def usable_trainer(accelerator: str, devices: Any, num_nodes: int = 1) -> None:
+    """Raises ValueError for hardware that this machine does not have, and for machines that nothing has started."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -146,6 +146,8 @@ def usable_trainer(accelerator: str, devices: Any) -> None:
         raise ValueError(f"trainer.devices={shown(devices)}: this machine has {gpus}")
     if not on_gpu and (isinstance(devices, list) or devices == -1):
         raise ValueError(f"trainer.devices={shown(devices)}: on a CPU, give the number of processes, for instance trainer.devices=2")
+    if num_nodes > 1 and not any(name in os.environ for name in LAUNCHED):
+        raise ValueError(f"trainer.num_nodes={num_nodes}: start it on every machine by torchrun or srun, as docs/scale.md says; it would wait for ever")
 
 
 def usable_device(device: str) -> None:

@@ -53,11 +53,11 @@ def figures(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def commands(path: Path, module: Any, prompts: Sequence[str]) -> list[str]:
-    """What a user would type next."""
+    """What a user would type next; where nothing can be drawn yet, or ever, why."""
+    if (reason := module.sampling_refusal()) is not None:
+        return [reason]
     ckpt = f"ckpt={shlex.quote(shown(path))}"
     evaluate = f"python evaluate.py {ckpt}"
-    if not hasattr(module, "sample"):
-        return [evaluate]
     if getattr(module, "conditioning", "none") != "text":
         return [f"python sample.py {ckpt} n=16", evaluate]
     prompt = (prompts or ("a red circle",))[0].replace('"', "'")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from files import write_text
-from runtime.config import CONF, as_typed, check_overrides, compose, parse, typed
+from runtime.config import CONF, NEW, as_typed, check_overrides, compose, composed, parse, typed
 
 Row = tuple[dict[str, str], dict[str, Any]]  # what a job changed, by setting, and the newest value of every metric
 SHOWN = ("train/loss", "val/", "eval/")  # beginnings of the figures in the table
@@ -37,17 +37,18 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
         check_overrides(config_name, overrides, sweep=True)
         parsed = parse(overrides)
         settled = [o.input_line for o in parsed if not o.is_sweep_override()]
-        cfg = hydra.compose(config_name, settled)
-    devices = cfg.get("trainer", {}).get("devices", 1)
-    if devices not in (1, "1", "auto"):
-        why = "every process would run the whole sweep; sweep over single devices"
-        raise ValueError(f"-m with trainer.devices={devices}: {why}")
+        cfg = composed(config_name, settled)
+    for name in ("devices", "num_nodes"):
+        if (value := cfg.get("trainer", {}).get(name, 1)) not in (1, "1", "auto"):
+            why = "every process would run the whole sweep; sweep over single devices"
+            raise ValueError(f"-m with trainer.{name}={value}: {why}")
     trains = config_name == "train"
     if trains and cfg.run_dir is not None:
         raise ValueError(f"-m with run_dir={cfg.run_dir}: every run needs a folder of its own, give name= instead")
     name = str(cfg.get("name") or time.strftime("%Y-%m-%d_%H-%M-%S"))
     swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
     rows: list[Row] = []
+    elsewhere = f"+optimizer@{NEW}="
     if trains:
         print(f"sweep: {name}; to go on after a stop, give the same command with name={name}", flush=True)
 
@@ -55,12 +56,13 @@ def sweep(main: Callable[[Sequence[str]], Any], config_name: str, overrides: Seq
         given = HydraConfig.get().overrides
         search = [o for o in given.hydra if o.startswith("hydra.searchpath")]
         GlobalHydra.instance().clear()  # main composes anew
-        argv = [*search, *given.task]
+        argv = [*search, *(o.replace(elsewhere, "optimizer=") for o in given.task)]
         action = (lambda: rows.append(run_job(main, argv, swept, name))) if trains else (lambda: main(argv))
         if code := guard(action):
             sys.exit(code)
 
-    sys.argv = [sys.argv[0], "-m", *overrides]
+    # Hydra takes the optimiser apart from a model that has its own; compose() puts it in its place.
+    sys.argv = [sys.argv[0], "-m", *(o if "optimizer" in cfg else re.sub("^optimizer=", elsewhere, o) for o in overrides)]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     if rows:
         text = table(rows)

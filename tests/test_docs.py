@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
+import shlex
 import sys
 import types
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -17,8 +20,9 @@ from evaluation.metrics.prompt_set import load_prompts
 from evaluation.metrics.run_evaluators import measure
 from runtime.build import OUTSIDE, instantiate
 from runtime.checkpoint import load_module
-from runtime.config import compose
+from runtime.config import CONF, check_overrides, compose
 from runtime.fit import fit
+from runtime.settings import check
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPO / "docs").glob("*.md"), *(p for p in REPO.glob("*.md")), REPO / "zoo" / "README.md"])
@@ -108,6 +112,40 @@ def test_the_schedule_and_the_sampler_work_together(extended: str, tmp_path: Pat
     x_0 = sampler(denoise, schedule, x_T, num_steps=40)
     torch.testing.assert_close(x_0, ddim(denoise, schedule, x_T, num_steps=40), rtol=0, atol=1e-9)
     assert x_0.mean() == pytest.approx(0.5, abs=0.02) and x_0.std() == pytest.approx(0.1, abs=0.02)
+
+
+COMMAND = re.compile(r"\b(train|sample|evaluate)\.py ((?:-m )?[\w.@+/]+=[^`\n]*)")
+
+
+def commands(page: Path) -> set[tuple[str, tuple[str, ...]]]:
+    """(script, settings) of the commands on a page; the prose after a command, and those with variables of a shell, are left out."""
+    found = set()
+    for script, rest in COMMAND.findall(re.sub(r"\\\n\s*", " ", page.read_text())):
+        words = shlex.split(rest.replace("…", "$"), comments=True)
+        settings = tuple(itertools.takewhile(lambda word: "=" in word or word == "-m", words))
+        if not any("$" in word for word in words):
+            found.add((script, settings))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "zoo"], ids=lambda p: str(p.relative_to(REPO)))
+def test_every_command_names_settings_and_choices_that_exist(page: Path) -> None:
+    for script, settings in sorted(commands(page)):
+        if any(word.startswith("resume=") for word in settings) or "model=gaussian" in settings:  # a run's own; extend.md's
+            continue
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            check_overrides(script, [word for word in settings if word != "-m"], sweep="-m" in settings)
+        if script == "train" and "-m" not in settings:
+            cfg = compose(script, settings)
+            cfg.run_dir = "runs/x"
+            check(script, cfg)
+
+
+def test_commands_are_found_with_their_settings_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("python train.py model=vae \\\n    seed=1   # three minutes\nand `python sample.py ckpt=A prompt=\"a b\"` or train.py --help, train.py -m seed=1,2 x")
+    assert commands(page) == {("train", ("model=vae", "seed=1")), ("sample", ("ckpt=A", "prompt=a b")), ("train", ("-m", "seed=1,2"))}
+    assert sum(len(commands(page)) for page in PAGES) > 100
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPO)))

@@ -147,7 +147,7 @@ def test_the_order_of_training_is_the_runs():
         return list(data.train_dataloader().batch_sampler)
 
     assert order(1) == order(1) != order(2)
-    assert order(1)[0] == EndlessBatchSampler(20, 4, 1, 1).global_batch(0)
+    assert order(1)[0] == EndlessBatchSampler(20, 4, 1, 1).share(0)
 
 
 def test_processes_share_a_validation_batch(monkeypatch):

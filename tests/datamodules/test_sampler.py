@@ -23,8 +23,15 @@ def test_hash_refuses_keys_without_a_stable_text():
         stable_hash(0.1)
 
 
+@pytest.fixture(params=["a table", "place by place"])
+def order(request, monkeypatch):
+    """Both ways to an order: a table, and for long ones none."""
+    if request.param == "place by place":
+        monkeypatch.setattr(sampler_file, "TABLE", 0)
+
+
 @pytest.mark.parametrize("num_samples,batch_size", [(12, 4), (10, 4), (3, 8), (1, 2), (7, 7)])
-def test_every_pass_shows_every_sample_once(num_samples, batch_size):
+def test_every_pass_shows_every_sample_once(num_samples, batch_size, order):
     batches = list(EndlessBatchSampler(num_samples, batch_size, 21, seed=5))
     assert len(batches) == 21 and all(len(b) == batch_size for b in batches)
     stream = [index for batch in batches for index, _ in batch]
@@ -40,7 +47,7 @@ def test_sample_seeds_are_all_different():
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 19, 20])
-def test_resuming_gives_the_rest_of_the_same_run(start):
+def test_resuming_gives_the_rest_of_the_same_run(start, order):
     whole = list(EndlessBatchSampler(10, 4, 20, seed=1))
     resumed = EndlessBatchSampler(10, 4, 20, seed=1)
     resumed.start = start
@@ -53,12 +60,12 @@ def test_a_longer_run_begins_like_a_shorter_one():
     assert list(EndlessBatchSampler(10, 4, 50, seed=1))[:20] == list(EndlessBatchSampler(10, 4, 20, seed=1))
 
 
-def test_another_seed_is_another_order():
+def test_another_seed_is_another_order(order):
     assert list(EndlessBatchSampler(10, 4, 5, seed=1)) != list(EndlessBatchSampler(10, 4, 5, seed=2))
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_ranks_partition_every_global_batch(monkeypatch, world):
+def test_ranks_partition_every_global_batch(monkeypatch, world, order):
     whole = list(EndlessBatchSampler(10, 8, 6, seed=1))
     parts = []
     for rank in range(world):
@@ -67,6 +74,21 @@ def test_ranks_partition_every_global_batch(monkeypatch, world):
     for batch, pieces in zip(whole, zip(*parts)):
         assert sorted(key for piece in pieces for key in piece) == sorted(batch)
         assert [len(piece) for piece in pieces] == [8 // world] * world
+
+
+def test_a_share_is_every_so_manieth_of_the_batch(order):
+    sampler = EndlessBatchSampler(10, 12, 6, seed=1)  # batches that reach into the next pass
+    for batch in range(6):
+        assert [sampler.share(batch, rank, 4) for rank in range(4)] == [sampler.share(batch)[rank::4] for rank in range(4)]
+
+
+def test_a_billion_samples_need_no_table():
+    sampler = EndlessBatchSampler(10**9, 2048, 10**7, seed=0)
+    last = 10**9 // 2048  # the batch in which the first pass ends
+    keys = [key for batch in (0, 1, 123_456, last, 5_000_000) for key in sampler.share(batch)]
+    assert len({seed for _, seed in keys}) == len(keys) and max(index for index, _ in keys) < 10**9
+    assert sampler._order is None
+    assert sampler.share(last, 3, 8) == sampler.share(last)[3::8]
 
 
 def test_ranks_must_divide_the_batch(monkeypatch):
@@ -88,6 +110,6 @@ def test_a_start_outside_the_run_is_refused():
 
 def test_sample_seeds_belong_to_the_run_the_pass_and_the_sample():
     runs = [EndlessBatchSampler(20, 20, 3, seed) for seed in (0, 1)]
-    seeds = [dict(sampler.global_batch(turn)) for sampler in runs for turn in range(3)]
+    seeds = [dict(sampler.share(turn)) for sampler in runs for turn in range(3)]
     assert len({value for found in seeds for value in found.values()}) == 6 * 20, "no two alike"
     assert seeds[1][7] == stable_hash("sample", 0, 1, 7)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +15,7 @@ import torch
 from benchmarks.sessions import left_behind, processes_of
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
 
+REPO = Path(__file__).resolve().parents[2]
 TWO = ("trainer.devices=2", "trainer.strategy=ddp_fork", "model.dropout=0", "trainer.max_steps=8")
 
 
@@ -34,6 +38,36 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert_close(one, two)
     assert two["metrics"].count(b"\n") == one["metrics"].count(b"\n")  # process 0 alone writes
+
+
+def machines(*arguments: str, devices: int = 2) -> list[str]:
+    """Two torchruns in place of two machines, `devices` processes each; what each of them says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = ["--master_addr=127.0.0.1", f"--master_port={free.getsockname()[1]}"]
+    settings = ["trainer.strategy=ddp", f"trainer.devices={devices}", "trainer.num_nodes=2", *arguments]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--nproc_per_node={devices}", f"--node_rank={rank}", *address,
+             "-m", "tests.toy", *settings],
+            cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    texts = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(texts)
+    return texts
+
+
+def test_two_machines_equal_one_process_and_go_on_as_one(tmp_path: Path) -> None:
+    log, common = tmp_path / "log", ("model.dropout=0", "data.batch_size=8")
+    assert run(overrides(*common, "trainer.max_steps=8", run=tmp_path / "one"), log) == 0, log.read_text()
+    texts = machines(*overrides(*common, "trainer.max_steps=5", run=tmp_path / "four"))
+    assert "finished    step 5" in texts[0] and "finished" not in texts[1], "process 0 alone tells"
+    alone = ("trainer.num_nodes=1", "trainer.devices=1", "trainer.strategy=auto", "trainer.max_steps=8")
+    assert run([f"resume={tmp_path / 'four'}", *alone], log) == 0, log.read_text()
+    assert "changed: trainer.num_nodes=2 -> 1 (the same to rounding)" in log.read_text()
+    assert_close(contents(tmp_path / "one"), contents(tmp_path / "four"))
 
 
 def test_a_batch_that_two_processes_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_two_processes_equal_one(variant: str, data: Path, tmp_path: Path) -> No
     assert_close(contents(tmp_path / "one"), contents(tmp_path / "two"))
 
 
+def test_recomputed_activations_train_the_same_weights(data: Path, tmp_path: Path) -> None:
+    plain, again, constant = tmp_path / "plain", tmp_path / "again", "model.lr_schedule=null"
+    train(arguments("ddpm_by_class", data, plain, "trainer.max_steps=4", constant))
+    train(arguments("ddpm_by_class", data, again, "trainer.max_steps=3", constant, "trainer.checkpoint_activations=true"))
+    train([f"resume={again}", "trainer.max_steps=4"])
+    assert_same(contents(again)["state_dict"], contents(plain)["state_dict"])
+    with pytest.raises(ValueError, match="trainer.checkpoint_activations=true: VAE has no blocks"):
+        train(overrides("model=vae", f"data.root={data}", "data=fashion_mnist", "trainer.checkpoint_activations=true", run=tmp_path / "vae"))
+    assert not (tmp_path / "vae").exists()
+
+
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A few steps of an unconditional model and of one of classes."""

@@ -14,6 +14,28 @@ from tests.toy import CONF as TOY_CONF
 TOY = [f"hydra.searchpath=[file://{TOY_CONF}]", "model=toy"]
 
 
+def test_an_optimizer_takes_the_place_of_the_models_own() -> None:
+    own, other = compose("train", ["model=vae"]), compose("train", ["model=vae", "optimizer=adamw", "model.optimizer.lr=2e-3"])
+    assert own.model.optimizer._target_ == "optimizers.muon.Muon" and "optimizer" not in own.choices
+    assert dict(other.model.optimizer) == {
+        "_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-3, "weight_decay": 0.01, "fused": True,
+    }, "nothing is left of the other one"  # fmt: skip
+    assert other.choices["optimizer"] == "adamw" and not any("@" in name for name in other.choices)
+    others = [{name: node for name, node in cfg.model.items() if name != "optimizer"} for cfg in (own, other)]
+    assert others[0] == others[1]
+    assert other.choices == {**own.choices, "optimizer": "adamw"} and other.data == own.data, "nothing else changes"
+
+
+def test_settings_of_a_new_optimizer_are_its_own() -> None:
+    more = ["model=vae", "optimizer=adam", "+model.optimizer.betas=[0.5,0.9]", "~model.optimizer.fused"]
+    assert dict(compose("train", more).model.optimizer) == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 2e-4, "betas": [0.5, 0.9]}
+    with pytest.raises(ValueError, match="unknown setting 'model.optimizer.min_side'"):
+        compose("train", ["model=vae", "optimizer=adam", "model.optimizer.min_side=3"])
+    assert compose("train", ["model=ddpm", "optimizer=adam", "optimizer.lr=3"]).optimizer.lr == 3, "where it is a group, it stays one"
+    with pytest.raises(ValueError, match="optimizer=adam: nothing that is chosen here has optimizer=|unknown setting 'optimizer'"):
+        compose("sample", ["ckpt=a", "optimizer=adam"])
+
+
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [

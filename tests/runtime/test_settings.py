@@ -79,6 +79,17 @@ def test_places_without_permission_are_named(tmp_path: Path, monkeypatch: pytest
         settings.readable(tmp_path / "file", "prompts")
 
 
+def test_machines_that_nothing_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="trainer.num_nodes=2: start it on every machine by torchrun or srun"):
+        settings.usable_trainer("cpu", 1, 2)
+    for name in settings.LAUNCHED:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            settings.usable_trainer("cpu", 1, 2)
+
+
 @pytest.mark.parametrize(
     ("accelerator", "devices", "gpus", "says"),
     [

@@ -15,7 +15,7 @@ from train import main
 
 
 def module(**more: object) -> SimpleNamespace:
-    return SimpleNamespace(optimizer_steps=1800, images_seen=57_600, **more)
+    return SimpleNamespace(optimizer_steps=1800, images_seen=57_600, **{"sampling_refusal": lambda: None, **more})
 
 
 def test_figures_of_a_split_share_a_row_and_clocks_are_left_out() -> None:
@@ -34,10 +34,10 @@ def test_many_figures_are_wrapped_and_none_is_lost() -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        (module(), ["python evaluate.py ckpt={}"]),
-        (module(sample=1, conditioning="label"), ["python sample.py ckpt={} n=16", "python evaluate.py ckpt={}"]),
-        (module(sample=1), ["python sample.py ckpt={} n=16", "python evaluate.py ckpt={}"]),
-        (module(sample=1, conditioning="text"), ["""python sample.py ckpt={} prompt="the word 'CAT'" n=4""", "python evaluate.py ckpt={}"]),
+        (module(sampling_refusal=lambda: "a classifier draws nothing"), ["a classifier draws nothing"]),
+        (module(conditioning="label"), ["python sample.py ckpt={} n=16", "python evaluate.py ckpt={}"]),
+        (module(), ["python sample.py ckpt={} n=16", "python evaluate.py ckpt={}"]),
+        (module(conditioning="text"), ["""python sample.py ckpt={} prompt="the word 'CAT'" n=4""", "python evaluate.py ckpt={}"]),
     ],
 )
 def test_what_can_be_typed_next_suits_the_model(model: SimpleNamespace, expected: list[str], tmp_path: Path) -> None:
@@ -58,7 +58,8 @@ def test_the_newest_pictures_and_checkpoint_are_named(tmp_path: Path) -> None:
         f"pictures    {tmp_path}/samples/step=10.png",
         f"film        {tmp_path}/samples.gif",
         f"checkpoint  {tmp_path}/checkpoints/step=10.ckpt",
-        f"next        python evaluate.py ckpt={tmp_path}",
+        f"next        python sample.py ckpt={tmp_path} n=16",
+        f"            python evaluate.py ckpt={tmp_path}",
     ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import train
 from runtime import cli
+from runtime.config import compose
 from runtime.sweeps import cell, job_name, run_job, sweep, table
 from tests.toy import overrides
 
@@ -38,6 +39,15 @@ def test_every_combination_is_run_under_a_name_of_its_own(tmp_path: Path) -> Non
     names = [[word for word in argv if word.startswith("name=")] for argv in jobs]
     assert names == [[f"name=x-seed-{seed}-latent_dim-{dim}"] for seed in (1, 2) for dim in (2, 5)]
     assert all("model=vae" in argv and f"seed={seed}" in argv for argv, seed in zip(jobs, (1, 1, 2, 2)))
+
+
+def test_optimizers_are_compared_where_a_model_has_its_own(tmp_path: Path) -> None:
+    jobs: list[list[str]] = []
+    places = [f"paths.runs={tmp_path}", f"hydra.sweep.dir={tmp_path}"]
+    swept(lambda argv: jobs.append(list(argv)) or {}, ["optimizer=adam,muon", "model=vae", "name=a", *places])
+    chosen = [compose("train", job) for job in jobs]
+    assert [cfg.model.optimizer._target_ for cfg in chosen] == ["torch.optim.Adam", "optimizers.muon.Muon"]
+    assert [cfg.name for cfg in chosen] == ["a-optimizer-adam", "a-optimizer-muon"]
 
 
 def test_its_runs_are_a_group_on_wandb() -> None:
