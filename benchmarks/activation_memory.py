@@ -74,7 +74,7 @@ def measure(model: str, tokens: int) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    head = ["stage", "parameters", "pixels a side in training", "kept an image, MiB", "with `checkpoint_activations`, MiB", "ratio"]
+    head = ["stage", "parameters of the net", "pixels a side in training", "kept an image, MiB", "with `checkpoint_activations`, MiB", "ratio"]
     rows = [
         [f"`{line['stage']}`", f"{line['parameters'] / 1e6:,.0f} M", str(line["size"]), f"{line['plain'] / 2**20:,.0f}",
          f"{line['checkpointed'] / 2**20:,.0f}", f"{line['plain'] / line['checkpointed']:.1f}"]

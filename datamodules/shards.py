@@ -58,8 +58,8 @@ def read_tar(path: Path) -> Iterator[Pair]:
         yield _sample(found)
     with open(path, "rb") as file:  # tarfile takes a header that is cut off or damaged for the end
         file.seek(end)
-        mark = file.read(tarfile.BLOCKSIZE)
-    if mark.strip(b"\0") or len(mark) < tarfile.BLOCKSIZE:
+        rest = file.read(tarfile.BLOCKSIZE)
+    if rest.strip(b"\0") or len(rest) < tarfile.BLOCKSIZE:
         raise Damaged(f"at byte {end:,}: neither another file nor the mark of the end")
 
 

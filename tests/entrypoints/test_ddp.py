@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.sessions import left_behind, processes_of
@@ -40,7 +41,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert two["metrics"].count(b"\n") == one["metrics"].count(b"\n")  # process 0 alone writes
 
 
-def machines(*arguments: str, devices: int = 2) -> list[str]:
+def machines(*arguments: str, devices: int) -> list[str]:
     """Two torchruns in place of two machines, `devices` processes each; what each of them says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,15 +60,19 @@ def machines(*arguments: str, devices: int = 2) -> list[str]:
     return texts
 
 
-def test_two_machines_equal_one_process_and_go_on_as_one(tmp_path: Path) -> None:
-    log, common = tmp_path / "log", ("model.dropout=0", "data.batch_size=8")
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_machines_equal_one_process_and_go_on_as_one(devices: int, tmp_path: Path) -> None:
+    log, common = tmp_path / "log", ("model.dropout=0", "data.batch_size=8", "model.lr_schedule=null")
     assert run(overrides(*common, "trainer.max_steps=8", run=tmp_path / "one"), log) == 0, log.read_text()
-    texts = machines(*overrides(*common, "trainer.max_steps=5", run=tmp_path / "four"))
+    texts = machines(*overrides(*common, "trainer.max_steps=5", run=tmp_path / "machines"), devices=devices)
     assert "finished    step 5" in texts[0] and "finished" not in texts[1], "process 0 alone tells"
     alone = ("trainer.num_nodes=1", "trainer.devices=1", "trainer.strategy=auto", "trainer.max_steps=8")
-    assert run([f"resume={tmp_path / 'four'}", *alone], log) == 0, log.read_text()
+    assert run([f"resume={tmp_path / 'machines'}", *alone], log) == 0, log.read_text()
     assert "changed: trainer.num_nodes=2 -> 1 (the same to rounding)" in log.read_text()
-    assert_close(contents(tmp_path / "one"), contents(tmp_path / "four"))
+    one, several = contents(tmp_path / "one"), contents(tmp_path / "machines")
+    assert one["counters"] == several["counters"]
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(value, several["state_dict"][name], atol=2e-6), name
 
 
 def test_a_batch_that_two_processes_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]] =
     "dit": (lambda: DiT(image_size=8, dim=16, depth=2, head_dim=8, patch_size=2), images),
     "prior": (lambda: PriorTransformer(size=6, dim=8, layers=2, heads=2), lambda net: net(torch.ones(2, 6), LEVEL)),
     "clip": (
-        lambda: VisionTransformer(image_size=8, patch_size=4, width=8, layers=2, heads=2, output_dim=4),
+        lambda: VisionTransformer(4, image_size=8, patch_size=4, width=8, layers=2, heads=2),
         lambda net: net(torch.linspace(-1, 1, 2 * 3 * 64).view(2, 3, 8, 8)),
     ),
 }
