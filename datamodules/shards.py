@@ -67,7 +67,10 @@ def _sample(found: dict[str, bytes]) -> Pair:
     image = next((data for kind, data in found.items() if f".{kind}" in EXTENSIONS), None)
     if "txt" in found:
         return image, found["txt"].decode("utf-8", "replace").strip() or None
-    told = parse_json(found["json"], "a sample's json") if "json" in found else {}
+    try:
+        told = parse_json(found.get("json", b"{}"), "a sample's json")
+    except ValueError:
+        told = None
     return image, _caption(told) if isinstance(told, dict) else None
 
 

@@ -249,10 +249,19 @@ def unknown_setting(
     if not near:  # the last word may be misspelt and its place left out
         ends = {n.split(".")[-1]: n for n in reversed(names)}
         near = [ends[end] for end in difflib.get_close_matches(key.split(".")[-1], list(ends), n=1, cutoff=0.75)]
+    near = near or [n for n in names if n.startswith(f"{key}_")]
     near = [n for n in near if n not in groups or value in options(groups, n)]  # model=3 is nobody's wish
-    hint = f"Did you mean {' or '.join(f'{n}={value}' for n in near[:3])}?" if near else HELP.format(command)
+    hint = f"Did you mean {' or '.join(f'{n}={value}' for n in near[:3])}?" if near else others(cfg, key) or HELP.format(command)
     what = f"{as_typed(override)}: nothing reads {key!r}" if override.is_add() else f"unknown setting {key!r}"
     return f"{what}. {hint}"
+
+
+def others(cfg: DictConfig, key: str) -> str:
+    """What there is where an unknown setting was looked for, below the top; empty where that is no group of settings."""
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent and has_key(cfg, parent) else None
+    there = [str(name) for name in node.keys() if not str(name).startswith("_")] if OmegaConf.is_dict(node) else []
+    return f"{parent} has {', '.join(there)}." if there else ""
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

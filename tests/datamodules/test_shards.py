@@ -56,9 +56,10 @@ def test_a_webdataset_becomes_a_folder_that_trains(tmp_path: Path, capsys: pytes
 
 
 def test_what_a_sample_lacks_is_counted(tmp_path: Path) -> None:
-    members = [("a.jpg", picture(1, "jpg")), ("b.txt", b"no image"), ("c.jpg", picture(2, "jpg")), ("c.txt", b"  "), ("d.gif", picture(3, "gif")), ("d.txt", b"four")]
+    members = [("a.jpg", picture(1, "jpg")), ("b.txt", b"no image"), ("c.jpg", picture(2, "jpg")), ("c.txt", b"  "), ("d.gif", picture(3, "gif")), ("d.txt", b"four"),
+               ("e.jpg", picture(4, "jpg")), ("e.json", b"{no json"), ("f.jpg", picture(5, "jpg")), ("f.json", b"[1]")]  # fmt: skip
     counts, damaged = convert(str(tar(tmp_path / "x.tar", members)), tmp_path / "out")
-    assert counts == {"written": 1, "without caption": 2, "without image": 1} and not damaged
+    assert counts == {"written": 1, "without caption": 4, "without image": 1} and not damaged
     assert table(tmp_path / "out") == {"00000/000000.gif": "four"}
 
 

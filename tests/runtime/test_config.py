@@ -49,6 +49,7 @@ def test_settings_of_a_new_optimizer_are_its_own() -> None:
         ("maxsteps=3", "unknown setting 'maxsteps'. Did you mean trainer.max_steps=3?"),
         ("model.widht=3", "unknown setting 'model.widht'. Did you mean model.width=3?"),
         ("callbacks.emma=null", "unknown setting 'callbacks.emma'. Did you mean callbacks.ema=null?"),
+        ("model.colour=red", "unknown setting 'model.colour'. model has width, nan_at, untrained, sleep_sec, dropout, optimizer, lr_schedule, clip_norm."),
         ("--seed=1", "--seed=1: settings are written without dashes, for instance seed=1"),
         ("seed", "'seed': write key=value"),
         ("seed=1,2", "seed=1,2: several values are a sweep, add -m"),
@@ -63,6 +64,11 @@ def test_a_wrong_override_is_one_clear_line(wrong: str, expected: str) -> None:
         compose("train", [*TOY, wrong])
     line = user_error(error.value)
     assert line.startswith(expected) and "\n" not in line
+
+
+def test_the_beginning_of_a_name_is_understood() -> None:
+    with pytest.raises(ValueError, match="unknown setting 'guidance'. Did you mean guidance_scale=2?"):
+        compose("evaluate", ["ckpt=a", "guidance=2"])
 
 
 def test_a_models_file_chooses_its_data_and_the_command_line_overrules_it() -> None:
