@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import json
+import logging
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import hydra.utils
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it writes to stderr what an error of ours says in one line
 
 Count = Annotated[int, Field(ge=1), "a whole number of at least 1"]
 Devices = Annotated[int, Field(ge=-1), "a whole number"]
@@ -162,7 +165,7 @@ def _found(target: Any, where: str) -> Any:
             names = list(vars(hydra.utils.get_object(parent)))
         except (ImportError, ValueError, TypeError):
             names = []
-        near = difflib.get_close_matches(last, names, n=1)
+        near = [name for name in names if name.lower() == last.lower()] or difflib.get_close_matches(last, names, n=1)
         hint = f" Did you mean {parent}.{near[0]}?" if near else ""
         raise ValueError(f"{place}: there is no such class or function.{hint}") from None
 

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.build import check_targets, instantiate
 from runtime.config import CONF, compose
-from runtime.nodes import RANGES, Count, Share, arguments, check_nodes, expected, fits, largest, ranged, shown
+from runtime.nodes import RANGES, Count, Share, _found, arguments, check_nodes, expected, fits, largest, ranged, shown
 
 
 class Parent:
@@ -130,3 +130,9 @@ def test_one_table_says_what_a_number_may_be_at_home_and_in_a_strangers_file() -
             assert fits(most, RANGES[name]) and not fits(most + 1, RANGES[name])
             with pytest.raises(ValueError, match=f"at most {most:,}"):
                 check_targets({name: most + 1}, "model")
+
+
+def test_a_name_that_differs_in_its_capitals_is_found_and_nothing_else_is_said(capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(ValueError, match=r"there is no such class or function. Did you mean torch.optim.AdamW\?"):
+        _found("torch.optim.Adamw", "model.optimizer")
+    assert capfd.readouterr() == ("", "")
