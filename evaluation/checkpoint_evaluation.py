@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from contracts import ExplainsLikelihood, HasImportanceSamples, HasPrompts, Reconstructs, has_likelihood
 from evaluation.drawing import SampleDrawer, precision, seeds
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
     if cfg.importance_samples:
         set_importance_samples(module, cfg.importance_samples)
     asked = likelihood_options(module, cfg)
-    data = instantiate_untrusted(config.get("data"), trust=trusted(cfg.trust), kind=DATA)
+    data = instantiate_untrusted(data_node(config, cfg, ckpt), trust=trusted(cfg.trust), kind=DATA)
     data.setup("test")
     fixed = {
         "sha256": info["sha256"],
@@ -77,7 +77,8 @@ def evaluate_checkpoint(
         prompts = load_prompts(data, split, cfg.n, needs, cfg.train_images).asked(module.conditioning)
         if cfg.n is None and ranks.rank == 0 and len(prompts) < DEFAULT_N:
             print(few(data, split, len(prompts)), flush=True)
-        prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks, asked)
+        if cfg.binarize is None:
+            prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks, asked)
         if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
             prompts = replace(prompts, other_likelihoods=likelihoods_of_other_data(cfg, module, config.data, len(prompts), device))
         if len(prompts) < ranks.world:
@@ -99,6 +100,24 @@ def evaluate_checkpoint(
 
 
 GUIDED = {"weaker": "guided by", "guide_clip": "guided by the CLIP"}
+
+
+def data_node(config: DictConfig, cfg: DictConfig, ckpt: str) -> DictConfig:
+    """The configuration of a checkpoint's data, with binarize= in place of its own: then only its images can be measured.
+
+    A Bernoulli decoder draws the probability of white, which under dynamic binarisation is the grey value. So a VAE of black and
+    white can be measured against the greys that it was trained for, beside families that draw greys.
+
+    Raises: ValueError where the data has no such setting, or where likelihoods are asked for as well.
+    """
+    node = config.get("data")
+    if cfg.binarize is None:
+        return node
+    if "binarize" not in node:
+        raise ValueError(f"binarize={cfg.binarize}: the data of {ckpt} cannot be binarised")
+    if asked := next((name for name in ("other_data", "importance_samples") if cfg[name]), None):
+        raise ValueError(f"{asked}= and binarize= go apart: a likelihood is one of the data that the model was trained on")
+    return OmegaConf.merge(node, {"binarize": cfg.binarize})
 
 
 def default_splits(data: Any) -> Sequence[str]:

@@ -30,7 +30,7 @@ from runtime.settings import known_data, readable, writable
 ASKED = ("ckpt", "images", "compare")
 # Settings that only one of the three reads. With another one they are refused, or they would be ignored in silence.
 ONLY_WITH = {
-    "ckpt": (*SHORT, "weaker", "guide_clip", "options", "sweep", "other_data", "importance_samples", "likelihood_options"),
+    "ckpt": (*SHORT, "weaker", "guide_clip", "options", "sweep", "binarize", "other_data", "importance_samples", "likelihood_options"),
     "images": ("reference", "prompts", "allow_lossy", "allow_outside"),
 }
 

@@ -114,6 +114,7 @@ class Evaluate(Sampling):
     other_data: Annotated[Names, "a list of data, for instance [mnist]"] | None
     importance_samples: Annotated[list[Count], Field(min_length=1), "a list of whole numbers of at least 1, for instance [50,500]"] | None
     likelihood_options: dict[str, Any]
+    binarize: Literal["none", "dynamic", "static", "threshold"] | None
     train_images: Count
     wandb: bool
     splits: Annotated[Names, "a list of splits, for instance [iid,word]"] | None

@@ -128,6 +128,22 @@ def test_other_data_is_less_likely_and_more_importance_samples_bind_tighter(trai
         evaluate.main([*common, "importance_samples=[0]"])
 
 
+def test_its_images_are_measured_against_greys_as_those_of_others_are(trained: dict, place: Path) -> None:
+    judges = ["evaluator=toy", f"hydra.searchpath=[file://{CONF}]",
+              "+evaluator.likelihood._target_=evaluation.metrics.likelihood.Likelihood"]
+    common = [f"ckpt={place / 'run'}", *judges, "n=30", "device=cpu"]
+    (own,) = evaluate.main([*common, f"out={place / 'own'}"])
+    (grey,) = evaluate.main([*common, "binarize=none", f"out={place / 'grey'}"])
+    metrics = [result["splits"]["test"]["metrics"] for result in (own, grey)]
+    assert metrics[0]["brightness"]["value"] == metrics[1]["brightness"]["value"], "the same images are measured"
+    assert metrics[0]["brightness"]["real"] != metrics[1]["brightness"]["real"], "against others"
+    assert "elbo_nats" in metrics[0] and "elbo_nats" not in metrics[1], "a likelihood is one of the data of training"
+    with pytest.raises(ValueError, match="importance_samples= and binarize= go apart"):
+        evaluate.main([*common, "binarize=none", "importance_samples=[2]", f"out={place / 'x'}"])
+    with pytest.raises(ValueError, match="binarize=none: the data of imagen-scenes cannot be binarised"):
+        evaluate.main(["ckpt=imagen-scenes", "binarize=none", f"out={place / 'x'}"])
+
+
 def test_grey_data_is_refused_by_a_bernoulli_in_one_line(place: Path) -> None:
     with pytest.raises(ValueError, match=r"set data\.binarize=dynamic or choose another likelihood") as error:
         train.main(overrides(place, "grey", "data.binarize=none", "trainer.max_steps=2"))
