@@ -107,4 +107,4 @@ def draw(module: Any, request: Request, seed: int, batch_size: int, options: dic
     for start in range(0, request.n, batch_size):
         part = request.take(range(start, min(start + batch_size, request.n)))
         seeds = [seed + start + i for i in range(part.n)]
-        yield seeds, module.sample(part, seeds=seeds, **options).cpu()
+        yield seeds, module.sample(part, seeds=seeds, **options).float().cpu()

@@ -27,6 +27,7 @@ from evaluation.pictures.latent_sheets import SHEETS, check_sheet
 from evaluation.pictures.tasks import check_task, film, inpaint, interpolate, invert
 from files import read_bytes, replacing, write_text
 from runtime import settings
+from runtime.bfloat16 import sampling_precision
 from runtime.checkpoint import guide, load_module
 from runtime.cli import launch
 from runtime.config import compose
@@ -82,8 +83,10 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
         write_png(picture, out / f"{sheet}.png", optimize=True)
         print(out / f"{sheet}.png")
         return []
-    drawing = draw_samples if cfg.task == "sample" else draw_task
-    lines = [line | made for line in drawing(cfg, module, request, options, out)]
+    plain = cfg.task == "sample"  # a task that goes back to noise, or looks at its way, is one of float32
+    made["precision"] = sampling_precision(str(cfg.precision), config, device) if plain else "float32"
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=made["precision"] == "bf16"):
+        lines = [line | made for line in (draw_samples if plain else draw_task)(cfg, module, request, options, out)]
     write_text(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return lines
 

@@ -34,7 +34,7 @@ from benchmarks.gan_table import QUIET
 from benchmarks.peer_ddpm import processor_sec
 from benchmarks.tables import describe, fill
 from contracts import HasLikelihood, Request
-from evaluation.drawing import precision
+from runtime.bfloat16 import sampling_precision
 from evaluation.drawing_cost import count
 from evaluation.extractors.lite0 import EfficientNetLite0
 from evaluation.metrics.frechet import frechet_of_features
@@ -164,7 +164,7 @@ def our_row(preset: str, s: Settings, out: Path, overrides: Sequence[str]) -> di
     facts = train_ours(preset, s, out, overrides)
     module, config, _ = load_module(out / "run")
     test, _ = read_images(compose("train", [f"model={preset}", *overrides]), s.n)
-    image_u8, cost = draw(module, s.n, out / "draws", precision("auto", config, "cpu") == "bf16")
+    image_u8, cost = draw(module, s.n, out / "draws", sampling_precision("auto", config, "cpu") == "bf16")
     data = instantiate(compose("train", [f"model={preset}", *overrides]).data)
     data.setup()
     return facts | cost | judged(test, image_u8, out) | {"bpd": bits(module, data, min(s.likelihood_images, s.n))}

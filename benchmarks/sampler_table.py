@@ -27,7 +27,7 @@ from benchmarks.common import (
 from benchmarks.tables import describe, fill
 from contracts import Request
 from diffusion import samplers
-from evaluation.drawing import precision
+from runtime.bfloat16 import sampling_precision
 from evaluation.extractors.base import FeatureExtractor
 from evaluation.extractors.lite0 import EfficientNetLite0
 from evaluation.metrics.frechet import frechet_of_features
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     module, config, info = load_module(args.ckpt)
     if not hasattr(module, "stage"):
         raise ValueError(f"--ckpt {args.ckpt}: this is no diffusion model of one stage")
-    kind = precision("auto", config, "cpu")
+    kind = sampling_precision("auto", config, "cpu")
     what = {"weights": info["sha256"], "n": args.n, "precision": kind}
     known, extractor = earlier(args.out, what), EfficientNetLite0()
     test, train = real_images(config.data, args.n, args.overrides)

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from contracts import ExplainsLikelihood, HasImportanceSamples, HasPrompts, Reconstructs, has_likelihood
-from evaluation.drawing import SampleDrawer, precision, seeds
+from evaluation.drawing import SampleDrawer, seeds
 from evaluation.metrics.base import Evaluator
 from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import DEFAULT_N, PromptSet, load_prompts
@@ -23,6 +23,7 @@ from evaluation.processes import device_name, device_of
 from evaluation.report import FinishedEvaluation
 from evaluation.sample_store import sec_per_image
 from evaluation.sweeps import run_sweeps
+from runtime.bfloat16 import sampling_precision
 from runtime.build import DATA, instantiate, instantiate_untrusted
 from runtime.checkpoint import guide, load_module
 from runtime.config import REPO, compose_data
@@ -65,7 +66,7 @@ def evaluate_checkpoint(
         "model": shown_options(module.sampling_settings()),
         "data": data.fingerprint(),
         "seed": cfg.seed,
-        "precision": precision(str(cfg.precision), config, device),
+        "precision": sampling_precision(str(cfg.precision), config, device),
         **{name: found["sha256"] for name, found in guides.items()},
     }
     check_folder(out, trusted(cfg.trust), itself=cfg.out is None)  # it may have come with the run

@@ -17,10 +17,10 @@ from evaluation.metrics.images import to_uint8
 from evaluation.metrics.prompt_set import PromptSet, sample_seed
 from evaluation.metrics.run_evaluators import Ranks
 from evaluation.sample_store import SampleStore, sec_per_image
-from runtime.bfloat16 import cpu_prefers_bf16
 from runtime.nodes import shown
 from runtime.options import built_options, given_options, merged_options, plain, shown_options, swept_option
 from runtime.settings import check_options
+
 
 class SampleDrawer:
     """Makes sure that the samples of a split lie on disk.
@@ -79,16 +79,6 @@ class SampleDrawer:
         """The precision of the samples."""
         enabled = self.fixed["precision"] == "bf16"
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def precision(choice: str, config: DictConfig, device: str) -> str:
-    """The chosen precision; `auto` is bf16 where the model was trained in it and this machine is quick at it, else float32."""
-    if choice != "auto":
-        return choice
-    trainer = config.get("trainer")
-    trained = trainer and (trainer.get("precision") or "bf16-mixed")  # null trains in bf16 wherever that is quick
-    quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_prefers_bf16()
-    return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"
 
 
 def seeds(seed: int, split: str, indices: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whether this CPU is faster in bfloat16 than in float32."""
+"""Whether this CPU is faster in bfloat16 than in float32, and in which of them images are drawn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import time
 
 import torch
+from omegaconf import DictConfig
 
 FLAGS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 MARGIN = 0.8  # of float32's time: a machine near the tie says the same every time
@@ -31,3 +32,13 @@ def product_sec(dtype: torch.dtype) -> float:
         torch.mm(x, x)
         spent.append(time.perf_counter() - began)
     return min(spent[1:])
+
+
+def sampling_precision(choice: str, config: DictConfig, device: str) -> str:
+    """The chosen precision; `auto` is bf16 where the model was trained in it and this machine is quick at it, else float32."""
+    if choice != "auto":
+        return choice
+    trainer = config.get("trainer")
+    trained = trainer and (trainer.get("precision") or "bf16-mixed")  # null trains in bf16 wherever that is quick
+    quick = torch.cuda.is_bf16_supported() if device.startswith("cuda") else cpu_prefers_bf16()
+    return "bf16" if trained and str(trained).startswith("bf16") and quick else "float32"

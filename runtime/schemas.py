@@ -60,6 +60,7 @@ class Sampling(Schema):
     ema: bool
     debug: bool
     device: Device
+    precision: Literal["auto", "float32", "bf16"]
     guidance_scale: Finite | dict[Text, Finite] | None
     num_steps: Count | dict[Text, Count] | None
     sampler: Node | None = None
@@ -118,7 +119,6 @@ class Evaluate(Sampling):
     train_images: Count
     wandb: bool
     splits: Annotated[Names, "a list of splits, for instance [iid,word]"] | None
-    precision: Literal["auto", "float32", "bf16"]
     sweep: Sweep
     reference: Place | None
     prompts: Place | None

@@ -30,7 +30,7 @@ PAGES = sorted([*(REPO / "docs").glob("*.md"), *(p for p in REPO.glob("*.md")), 
 
 
 # What a block that adds to a file may lean on besides the file's own names.
-ADDITION = "from __future__ import annotations\nfrom diffusion.process import add_noise, expand\n"
+ADDITION = "from __future__ import annotations\n"
 
 
 def blocks() -> dict[str, str]:

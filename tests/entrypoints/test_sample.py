@@ -30,7 +30,7 @@ def test_one_prompt_many_images(trained: Path, tmp_path: Path, capsys) -> None:
     lines = [json.loads(text) for text in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert lines[3].items() >= {"file": "00003.png", "prompt": "a red circle", "seed": 10, "guidance_scale": 2, "step": 4, "weights": "ema"}.items()
     assert lines[3]["checkpoint"].endswith("step=00000004.ckpt") and len(lines[3]["sha256"]) == 64
-    assert None not in lines[3].values()
+    assert None not in lines[3].values() and lines[3]["precision"] == "float32"
     out = capsys.readouterr().out
     assert "step 4, ema weights, 5 images on cpu" in out and "5/5 images" in out
     assert len(set(pixels(tmp_path))) == 5

@@ -35,7 +35,8 @@ class Halver(torch.nn.Module):
         return {"eta": 0.5, "num_steps": 50}
 
     def sample(self, request: Request, *, seeds: Any, num_steps: int | None = None) -> torch.Tensor:
-        return torch.zeros(request.n, 3, SIZE, SIZE)
+        self.asked.append(torch.is_autocast_enabled("cpu"))
+        return torch.zeros(request.n, 3, SIZE, SIZE, dtype=torch.bfloat16 if self.asked[-1] else torch.float32)
 
     def inpaint(self, request: Request, *, seeds: Any, num_steps: int | None = None, rounds: int | None = None) -> torch.Tensor:
         self.asked.append((request.texts, list(seeds), num_steps, rounds))
@@ -97,8 +98,16 @@ def test_holes_are_filled_and_known_pixels_stay(model: Halver, files, tmp_path: 
         assert (image[:, : SIZE // 2] == (200, 40, 40)).all()
         assert (image[:, SIZE // 2 :] == round(((5 + i) / 100 + 1) * 127.5)).all()
     expected = {"file": "00001.png", "prompt": "a cat", "seed": 6, "task": "inpaint", "num_steps": 4, "rounds": 2,
-                "eta": 0.5, "checkpoint": "fake", "sha256": "f00d", "step": 1, "weights": "ema"}  # fmt: skip
+                "eta": 0.5, "checkpoint": "fake", "sha256": "f00d", "step": 1, "weights": "ema", "precision": "float32"}  # fmt: skip
     assert lines[1] == expected == json.loads((out / "samples.jsonl").read_text().splitlines()[1])
+
+
+def test_samples_are_drawn_in_the_precision_that_is_asked_for_and_tasks_in_float32(model: Halver, files, tmp_path: Path) -> None:
+    for asked, half in (("auto", False), ("bf16", True), ("float32", False)):
+        [line] = sample.main(["ckpt=fake", "prompt=a cat", "n=1", f"precision={asked}", f"out={tmp_path / asked}"])
+        assert model.asked.pop() is half and line["precision"] == ("bf16" if half else "float32")
+    [line] = sample.main(["ckpt=fake", "task=invert", f"image={files['blue']}", "precision=bf16", f"out={tmp_path / 'task'}"])
+    assert line["precision"] == "float32"
 
 
 def test_the_way_between_two_images_begins_and_ends_with_them(model: Halver, files, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from contracts import Request
-from evaluation import drawing
-from evaluation.drawing import SampleDrawer, precision, seeds
+from evaluation.drawing import SampleDrawer, seeds
 from evaluation.metrics.prompt_set import PromptSet, sample_seed
 from evaluation.metrics.run_evaluators import ALONE, Ranks
 
@@ -20,17 +19,6 @@ def test_an_images_seed_is_of_its_number_and_its_split() -> None:
     assert seeds(0, "iid", [3, 1]) == [sample_seed(0, "iid", 3), sample_seed(0, "iid", 1)]
     every = seeds(0, "iid", range(50)) + seeds(1, "iid", range(50)) + seeds(0, "combo", range(50))
     assert len(set(every)) == 150
-
-
-@pytest.mark.parametrize(
-    ("choice", "trained", "quick", "expected"),
-    [("bf16", "32-true", False, "bf16"), ("float32", "bf16-mixed", True, "float32"), ("auto", "32-true", True, "float32"),
-     ("auto", "bf16-mixed", True, "bf16"), ("auto", "bf16-mixed", False, "float32"), ("auto", None, True, "bf16")],
-)  # fmt: skip
-def test_precision_is_chosen_or_that_of_training(choice, trained, quick, expected, monkeypatch) -> None:
-    monkeypatch.setattr(drawing, "cpu_prefers_bf16", lambda: quick)
-    assert precision(choice, OmegaConf.create({"trainer": {"precision": trained}}), "cpu") == expected
-    assert precision("auto", OmegaConf.create({}), "cpu") == "float32"
 
 
 class Net(torch.nn.Module):

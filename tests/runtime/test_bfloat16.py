@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from runtime import bfloat16
-from runtime.bfloat16 import cpu_prefers_bf16, product_sec
+from runtime.bfloat16 import cpu_prefers_bf16, product_sec, sampling_precision
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +35,14 @@ def test_the_least_of_the_tries_counts_and_the_first_does_not(monkeypatch: pytes
     clock = iter([0.0, 0.1, 1.0, 9.0, 10.0, 13.0, 20.0, 22.0, 30.0, 35.0, 40.0, 44.0])
     monkeypatch.setattr(bfloat16.time, "perf_counter", lambda: next(clock))
     assert product_sec(torch.float32) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("choice", "trained", "quick", "expected"),
+    [("bf16", "32-true", False, "bf16"), ("float32", "bf16-mixed", True, "float32"), ("auto", "32-true", True, "float32"),
+     ("auto", "bf16-mixed", True, "bf16"), ("auto", "bf16-mixed", False, "float32"), ("auto", None, True, "bf16")],
+)  # fmt: skip
+def test_precision_is_chosen_or_that_of_training(choice, trained, quick, expected, monkeypatch) -> None:
+    monkeypatch.setattr(bfloat16, "cpu_prefers_bf16", lambda: quick)
+    assert sampling_precision(choice, OmegaConf.create({"trainer": {"precision": trained}}), "cpu") == expected
+    assert sampling_precision("auto", OmegaConf.create({}), "cpu") == "float32"
