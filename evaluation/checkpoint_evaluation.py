@@ -75,15 +75,11 @@ def evaluate_checkpoint(
     splits: dict[str, EvaluatedSplit] = {}
     costs, timing = [], []
     for split in cfg.splits or default_splits(data):
-        prompts = load_prompts(data, split, cfg.n, needs, cfg.train_images).asked(module.conditioning)
-        if cfg.n is None and ranks.rank == 0 and len(prompts) < DEFAULT_N:
-            print(few(data, split, len(prompts)), flush=True)
+        prompts = prompts_of(split, data, module, cfg, needs, ranks)
         if cfg.binarize is None:
             prompts = with_model(prompts, module, needs, cfg.batch_size, device, ranks, asked)
         if cfg.other_data and prompts.likelihood is not None and ranks.rank == 0:  # only process 0 computes
             prompts = replace(prompts, other_likelihoods=likelihoods_of_other_data(cfg, module, config.data, len(prompts), device))
-        if len(prompts) < ranks.world:
-            raise ValueError(f"n={len(prompts)} is fewer than the {ranks.world} processes: start fewer, or raise n")
         store = sampler.draw(prompts)
         measured = measure(evaluators, prompts, store.read, device=device, ranks=ranks)
         splits[split] = EvaluatedSplit(prompts, store.folder, seeds(cfg.seed, split, range(len(prompts))), measured)
@@ -126,6 +122,16 @@ def default_splits(data: Any) -> Sequence[str]:
     if isinstance(data, HasPrompts):
         return SCENE_SPLITS
     return ("test",) if getattr(data, "test_dataset", None) is not None else ("val",)
+
+
+def prompts_of(split: str, data: Any, module: Any, cfg: DictConfig, needs: frozenset[str], ranks: Ranks) -> PromptSet:
+    """What the model is asked of a split. Raises: ValueError where it has fewer images than there are processes."""
+    prompts = load_prompts(data, split, cfg.n, needs, cfg.train_images).asked(module.conditioning)
+    if len(prompts) < ranks.world:
+        raise ValueError(f"n={len(prompts)} is fewer than the {ranks.world} processes: start fewer, or raise n")
+    if cfg.n is None and ranks.rank == 0 and len(prompts) < DEFAULT_N:
+        print(few(data, split, len(prompts)), flush=True)
+    return prompts
 
 
 def few(data: Any, split: str, n: int) -> str:

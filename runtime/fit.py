@@ -146,12 +146,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     pl.seed_everything(cfg.seed, verbose=False)  # initial weights
     cfg.trainer.precision = precision(cfg)  # recorded: another machine would choose another
     datamodule = instantiate(cfg.data)
-    with budget_of(checkpoint["state_dict"]) if checkpoint else nullcontext():
-        module = instantiate(cfg.model)
-    if cfg.get("init") and not checkpoint:
-        start_from(module, cfg.init, trusted(cfg.get("trust")))
-    if cfg.trainer.get("checkpoint_activations"):
-        module.checkpoint_activations()
+    module = module_of(cfg, checkpoint)
     check_callbacks(cfg, module)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
@@ -194,6 +189,17 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     if not trainer.strategy.checkpoint_io.saved:
         first_saved(cfg)()
     return ended(path, module, datamodule, stop.train_sec)
+
+
+def module_of(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> Any:
+    """The module to train; Lightning gives it a checkpoint's weights later."""
+    with budget_of(checkpoint["state_dict"]) if checkpoint else nullcontext():
+        module = instantiate(cfg.model)
+    if cfg.get("init") and not checkpoint:
+        start_from(module, cfg.init, trusted(cfg.get("trust")))
+    if cfg.trainer.get("checkpoint_activations"):
+        module.checkpoint_activations()
+    return module
 
 
 def ended(path: Path, module: Any, datamodule: Any, train_sec: float) -> dict[str, Any]:
