@@ -65,7 +65,12 @@ TRAINING = [
     # added keys that nobody reads
     ("toy", "+compile=true", r"\+compile=true: nothing reads 'compile'"),
     ("toy", "++compile=true", r"unknown setting 'compile'"),
-    ("toy", "+trainer.num_nodes=2", r"\+trainer.num_nodes=2: nothing reads 'trainer.num_nodes'"),
+    ("toy", "+trainer.benchmark=true", r"\+trainer.benchmark=true: nothing reads 'trainer.benchmark'"),
+    ("toy", "+trainer.num_nodes=2", "An item is already at 'trainer.num_nodes'"),
+    ("toy", "trainer.num_nodes=2", "trainer.num_nodes=2: start it on every machine by torchrun or srun"),
+    ("toy", "trainer.num_nodes=0", "trainer.num_nodes=0: give"),
+    ("toy", "trainer.checkpoint_activations=true", "trainer.checkpoint_activations=true: Toy has no blocks"),
+    ("toy", "trainer.checkpoint_activations=often", "trainer.checkpoint_activations=often: give true or false"),
     ("toy", "+trainer.gradient_clip_val=2", r"nothing reads 'trainer.gradient_clip_val'"),
     ("toy", "+a.b.c=2", r"nothing reads 'a.b.c'"),
     ("toy", "+paths.x=2", r"nothing reads 'paths.x'"),
