@@ -118,13 +118,8 @@ def test_three_hundred_damaged_shards_of_three_hundred_are_told(tmp_path: Path) 
         else:
             data = [b"", b"<html>404</html>" * 100][i % 2]
         (tmp_path / "bad.tar").write_bytes(bytes(data))
-        try:
+        with pytest.raises(Damaged, match="^at byte "):
             unpack(i, "bad.tar", tmp_path / "bad.tar", tmp_path / "out")
-        except Damaged as error:
-            assert str(error).startswith("at byte ")
-        else:
-            whole = data[:used] == good[:used]
-            assert whole and len(data) >= used + 512, f"shard {i} of {len(data)} bytes passed"
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir() and path.name != "parts"], "nothing of a damaged shard is left"
 
 
