@@ -126,8 +126,9 @@ def _download(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "*.tar"]))
-    except Exception as error:  # the library's own kinds: no network, no such dataset, no permission
-        raise FileNotFoundError(f"{name}: no such folder here, and the hub does not give it: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the hub's errors share no base class below Exception
+        why = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise FileNotFoundError(f"{name}: no such folder here, and the hub does not give it: {type(error).__name__}: {why}") from None
 
 
 def unpack(number: int, name: str, path: Path, out: Path) -> dict[str, int]:

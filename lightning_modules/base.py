@@ -83,7 +83,7 @@ class GenerativeModule(pl.LightningModule):
         """Raise ValueError for a prompt that the text encoder would cut off."""
 
     def checkpoint_activations(self) -> None:
-        """Train with less memory and a third more time: blocks compute again what they need on the way back.
+        """Train with less memory, for one more forward pass of the blocks: they compute again what they need on the way back.
 
         Raises: ValueError for a family whose nets have no such blocks.
         """

@@ -161,10 +161,13 @@ def test_a_name_on_the_hub_is_fetched_once_and_a_failure_is_one_line(tmp_path: P
         asked.append((name, repo_type))
         if name == "some/other":
             raise OSError("no network\nand more")
+        if name == "some/silent":
+            raise KeyError
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
     assert main(["some/birds", "out"]) == 0 and asked == [("some/birds", "dataset")] and len(table(Path("out"))) == 2
     assert main(["some/other", "out2"]) == 1
-    assert "error: some/other: no such folder here, and the hub does not give it: no network\n" in capsys.readouterr().err
+    assert "error: some/other: no such folder here, and the hub does not give it: OSError: no network\n" in capsys.readouterr().err
+    assert main(["some/silent", "out3"]) == 1 and "the hub does not give it: KeyError: no reason given\n" in capsys.readouterr().err

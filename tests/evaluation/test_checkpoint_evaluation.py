@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from evaluation.checkpoint_evaluation import batch_of, default_splits, few, set_importance_samples, shortest, with_model
+from evaluation.checkpoint_evaluation import batch_of, default_splits, few, prompts_of, set_importance_samples, shortest, with_model
 from evaluation.drawing import seeds
 from evaluation.metrics.prompt_set import PromptSet
 from evaluation.metrics.run_evaluators import ALONE, Ranks
@@ -75,6 +76,27 @@ def test_a_small_split_says_what_would_hold_out_more() -> None:
     assert fraction == "split 'test' has 29 images, and all are taken: data.test_fraction of the training holds out more"
     assert "data.num_val of" in few(SimpleNamespace(num_val=8), "val", 8)
     assert few(SimpleNamespace(), "test", 8) == "split 'test' has 8 images, and all are taken"
+
+
+class Lit:
+    """Images that are as bright as their number."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return {"image": torch.full((1, 2, 2), key[0] / 10)}
+
+
+def test_a_small_split_is_taken_whole_and_process_zero_says_so(capsys: pytest.CaptureFixture) -> None:
+    data, module = SimpleNamespace(train_dataset=None, test_dataset=Lit(), test_fraction=0.02), SimpleNamespace(conditioning="none")
+    for n, rank, said in ((None, 0, "split 'test' has 8 images"), (None, 1, ""), (8, 0, "")):
+        cfg = OmegaConf.create({"n": n, "train_images": 10})
+        assert len(prompts_of("test", data, module, cfg, frozenset(), Ranks(rank, 2))) == 8
+        out = capsys.readouterr().out
+        assert out.startswith(said) and bool(out) == bool(said)
+    with pytest.raises(ValueError, match="n=8 is fewer than the 9 processes"):
+        prompts_of("test", data, module, cfg, frozenset(), Ranks(0, 9))
 
 
 def test_paths_in_the_checkout_are_relative() -> None:
