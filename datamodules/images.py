@@ -42,8 +42,8 @@ class ImagesDataModule(FolderDataModule):
         channels: 3, or 1 for the brightness alone.
         num_classes: how many class folders there must be, for models to refer to; None takes what is there.
         labels: False reads folders as mere places, without classes.
-        random_flip, augment_prob, val_fraction, test_fraction, max_bad_fraction, cache_in_memory, cache_dir,
-            allow_outside: see FolderDataModule.
+        random_flip, augment_prob, val_fraction, test_fraction, max_bad_fraction: see FolderDataModule.
+        cache_in_memory, cache_dir, allow_outside: see FolderDataModule.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for what is in the folder in `setup`.
     """
 

@@ -1,1 +1,1 @@
-"""Pages to play with: one file with pictures drawn beforehand, and an app that draws what is typed."""
+"""What is shown: a page with pictures drawn beforehand, an app that draws what is typed, the documentation as a site."""

@@ -51,11 +51,15 @@ def flow_log_density(
 
     That is a proper density, it integrates to 1, and as ratio_0 (or the schedule's smallest sigma / alpha, if greater)
     falls it becomes that of the data, with an error of order ratio_0². For bytes give x_0 dequantised by uniform noise.
-    Args: divergence: exact takes one backward pass per dimension; rademacher and gaussian are Hutchinson's unbiased
-    estimate with one probe per sample, keyed by its seed and the same along the path; method: dopri5 with `tolerance`,
-    whose steps the whole batch shares, or rk4 with num_steps steps, which depend on no batch; their `spacing` is even in
-    the angle or in log-SNR. The latter follows the data's finest noise with few steps, and a model that predicts noise,
-    whose estimate of x_0 errs by 1 / alpha, to the noisy end; log_prior(x_T) -> (B,), else N(0, `standard_prior_std`²).
+
+    Args:
+        divergence: exact takes one backward pass per dimension; rademacher and gaussian are Hutchinson's unbiased
+            estimate with one probe per sample, keyed by its seed and the same along the path.
+        method: dopri5 with `tolerance`, whose steps the whole batch shares, or rk4 with `num_steps` steps, which depend on
+            no batch.
+        spacing: of rk4's steps, even in the angle or in log-SNR. The latter follows the data's finest noise with few steps,
+            and a model that predicts noise, whose estimate of x_0 errs by 1 / alpha, to the noisy end.
+        log_prior: of x_T, gives (B,); None is that of N(0, s²), s = `standard_prior_std`.
     Raises: ValueError for an unknown divergence or method, or an estimate without seeds.
     Source: Song et al. 2021 (score SDE), section 4.3 and appendix D.2; Grathwohl et al. 2019 (FFJORD), eq. 8
     """
