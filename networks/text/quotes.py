@@ -6,6 +6,11 @@ import re
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
 
+def quoted(caption: str) -> list[str]:
+    """What stands between double quotes, in order."""
+    return [first or second for first, second in QUOTED.findall(caption)]
+
+
 def spell_quotes(caption: str) -> str:
     """The caption with what stands between double quotes spaced: the word "CAT" -> the word "C A T"; "_" stands for a space.
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from networks.text.quotes import spell_quotes
+from networks.text.quotes import quoted, spell_quotes
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from networks.text.quotes import spell_quotes
 )
 def test_only_what_is_quoted_is_spelled(caption: str, spelled: str) -> None:
     assert spell_quotes(caption) == spelled
+
+
+def test_what_is_quoted_comes_in_order() -> None:
+    assert quoted('"A" beside “NO WAY”, not a 5" nail') == ["A", "NO WAY"]
+    assert quoted('it says "" here') == []
