@@ -48,11 +48,11 @@ def ways(module: Any, steps: Sequence[int], interval: Sequence[float], others: i
 
 
 def measure(module: Any, pairs: Sequence[tuple[SceneSpec, str]], options: dict[str, Any]) -> dict[str, float]:
-    """Share of scenes drawn exactly as told with its interval, and seconds an image in batches of 16."""
+    """Share of all-correct scenes with its interval, and seconds an image in batches of 16."""
     found, sec = scores_of(module, pairs, options)
-    hits = sum(s["exact"] == 1 for s in found)
+    hits = sum(s["all_correct"] == 1 for s in found)
     low, high = wilson(hits, len(found))
-    return {"exact": hits / len(found), "low": low, "high": high, "sec": sec}
+    return {"all_correct": hits / len(found), "low": low, "high": high, "sec": sec}
 
 
 def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: Sequence[float], others: int, n: int) -> list[dict[str, Any]]:
@@ -66,17 +66,17 @@ def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: 
         for way, options in todo:
             number = {stage: options.get("num_steps", {}).get(stage, part.num_steps) for stage, part in module.stages.items()}
             rows.append({"way": way, "steps": number, "images_seen": info["images_seen"], **measure(module, pairs, options)})
-            print(f"{way}, {' + '.join(map(str, number.values()))} steps: {rows[-1]['exact']:.1%}, {rows[-1]['sec']:.3f} s an image", flush=True)
+            print(f"{way}, {' + '.join(map(str, number.values()))} steps: {rows[-1]['all_correct']:.1%}, {rows[-1]['sec']:.3f} s an image", flush=True)
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each row."""
     lines = [
-        [row["way"], " + ".join(map(str, row["steps"].values())), f"{row['exact']:.0%} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]",
+        [row["way"], " + ".join(map(str, row["steps"].values())), f"{row['all_correct']:.0%} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]",
          f"{row['sec']:.3f}"] for row in rows
     ]  # fmt: skip
-    return markdown_table(["", "steps", "exactly as told", "seconds an image"], lines)
+    return markdown_table(["", "steps", "all-correct", "seconds an image"], lines)
 
 
 def draw_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -88,13 +88,13 @@ def draw_curve(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for way in dict.fromkeys(row["way"] for row in rows):
         part = sorted((row for row in rows if row["way"] == way), key=lambda row: row["sec"])
-        y = [100 * row["exact"] for row in part]
-        errors = [[100 * (row["exact"] - row["low"]) for row in part], [100 * (row["high"] - row["exact"]) for row in part]]
+        y = [100 * row["all_correct"] for row in part]
+        errors = [[100 * (row["all_correct"] - row["low"]) for row in part], [100 * (row["high"] - row["all_correct"]) for row in part]]
         axes.errorbar([row["sec"] for row in part], y, errors, marker="o", markersize=4, capsize=2, label=way)
         for row in part:
             label = "+".join(map(str, row["steps"].values()))
-            axes.annotate(label, (row["sec"], 100 * row["exact"]), fontsize=7, xytext=(4, -9), textcoords="offset points")
-    axes.set(xlabel="seconds an image", ylabel="scenes drawn exactly as told, in percent", xscale="log", ylim=(0, 100))
+            axes.annotate(label, (row["sec"], 100 * row["all_correct"]), fontsize=7, xytext=(4, -9), textcoords="offset points")
+    axes.set(xlabel="seconds an image", ylabel="all-correct scenes, in percent", xscale="log", ylim=(0, 100))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

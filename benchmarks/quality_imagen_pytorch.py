@@ -31,7 +31,7 @@ from runtime.config import compose
 
 IMAGE_SIZE = 64
 INSTALL = "python -m venv PEER && PEER/bin/pip install imagen-pytorch, then add --peer-python PEER/bin/python"
-SKILLS = ("exact", "count", "colour", "shape", "size", "relation", "spelling")
+SKILLS = ("all_correct", "count", "colour", "shape", "size", "relation", "spelling")
 TIMED_STEPS = 5
 OVERHEAD = 1.1  # clipping, averaging and reading images come on top of a timed step
 
@@ -208,7 +208,7 @@ def table(result: dict[str, Any]) -> str:
         return f"{100 * row['mean']:.1f} ({100 * row['low']:.0f}–{100 * row['high']:.0f})" if row else "none asked"
 
     names = ("ours", "imagen_pytorch", "real")
-    rows = [["all correct" if skill == "exact" else skill, *(cell(name, skill) for name in names)] for skill in SKILLS]
+    rows = [["all correct" if skill == "all_correct" else skill, *(cell(name, skill) for name in names)] for skill in SKILLS]
     ours, peer, n = result["ours"], result["imagen_pytorch"], result["settings"]["prompts"]
     nets = ("base", "super_resolution")
     millions = ["+".join(f"{side[net]['parameters'] / 1e6:.2f}" for net in nets) for side in (ours["stages"], peer)]

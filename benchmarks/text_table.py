@@ -45,7 +45,7 @@ EQUAL: dict[str, tuple[str, ...]] = {
 SPLITS = ("iid", "combo")
 PROMPTS = REPO / "docs" / "prompts.txt"
 DISTANCE = "fd_clip_scenes"
-SKILLS = ("exact", "count", "colour", "shape", "size", "binding", "relation", "spelling")
+SKILLS = ("all_correct", "count", "colour", "shape", "size", "binding", "relation", "spelling")
 SCORES = (DISTANCE, "r_precision_scenes", "clip_score_scenes")
 GUIDANCE = (1, 1.5, 2.5, 4, 6)
 
@@ -99,7 +99,7 @@ def row(out: Path) -> dict[str, Any]:
             if name in part["metrics"]:
                 kept[name] = {k: part["metrics"][name][k] for k in ("value", "low", "high", "real") if k in part["metrics"][name]}
         splits[split] = kept
-    curve = [{k: point[k] for k in ("x", "exact", "exact_low", "exact_high", DISTANCE, f"{DISTANCE}_real") if k in point}
+    curve = [{k: point[k] for k in ("x", "all_correct", "all_correct_low", "all_correct_high", DISTANCE, f"{DISTANCE}_real") if k in point}
              for sweep in found["sweeps"] for point in sweep["points"]]  # fmt: skip
     return facts | {"splits": splits, "curve": curve, "cost": {k: found["cost"][k] for k in ("nfe", "sec_per_image")}}
 
@@ -140,11 +140,11 @@ def draw_curves(rows: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, r in rows.items():
-        points = [(100 * p["exact"], p[DISTANCE], p["x"]) for p in r["curve"] if {"exact", DISTANCE} <= set(p)]
+        points = [(100 * p["all_correct"], p[DISTANCE], p["x"]) for p in r["curve"] if {"all_correct", DISTANCE} <= set(p)]
         axes.plot(*zip(*[p[:2] for p in points]), marker="o", markersize=4, label=name)
         for x, y, w in points:
             axes.annotate(f"{w:g}", (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
-    axes.set(xlabel="scenes drawn exactly as told, in percent", ylabel=f"{DISTANCE}, the lower the better", yscale="log")
+    axes.set(xlabel="all-correct scenes, in percent", ylabel=f"{DISTANCE}, the lower the better", yscale="log")
     axes.legend(title="by guidance scale")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

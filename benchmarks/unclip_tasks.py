@@ -137,8 +137,8 @@ def measure(module: Any, n: int, images: int, steps: int) -> dict[str, Any]:
         "similarities": similarities(module, n),
         "way back": {
             "psnr_db": psnr(given, back).mean().item(),
-            "given as told": share_of([shown("exact", *x) for x in zip(specs, given)]),
-            "drawn as told": share_of([shown("exact", *x) for x in zip(specs, back)]),
+            "given as told": share_of([shown("all_correct", *x) for x in zip(specs, given)]),
+            "drawn as told": share_of([shown("all_correct", *x) for x in zip(specs, back)]),
         },
         "edits": {},
     }  # fmt: skip
@@ -146,7 +146,7 @@ def measure(module: Any, n: int, images: int, steps: int) -> dict[str, Any]:
         _, after = edited(module, pairs[fact], FARTHEST, steps)
         found["edits"][fact] = {
             name: share_of([shown(of, pair[k], image) for pair, image in zip(pairs[fact], after)])
-            for name, of, k in (("new", fact, 1), ("old", fact, 0), ("all as told", "exact", 1))
+            for name, of, k in (("new", fact, 1), ("old", fact, 0), ("all-correct", "all_correct", 1))
         }
     return found
 
@@ -156,7 +156,7 @@ def table(found: dict[str, Any]) -> str:
     kinds = list(next(iter(found["similarities"].values())))
     cosines = [[name, *(f"{row[k]:.3f}" for k in kinds)] for name, row in found["similarities"].items()]
     back = found["way back"]
-    edits = [[fact, *(percent(row[k]) for k in ("new", "old", "all as told"))] for fact, row in found["edits"].items()]
+    edits = [[fact, *(percent(row[k]) for k in ("new", "old", "all-correct"))] for fact, row in found["edits"].items()]
     return "\n\n".join((
         markdown_table(["mean cosine of the embedding", *(f"with its {k}" if "own" in k else f"with {k}" for k in kinds)], cosines),
         f"The way back at eta 0: {back['psnr_db']:.1f} dB; the parser reads {percent(back['given as told'])} of the given images and "

@@ -17,7 +17,7 @@ from files import write_json, write_text
 
 NUMBERS = ("low", "high", "real", "chance", "noise", "reconstruction")
 NOTES = {
-    "exact": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with "
+    "all_correct": "Alignment: a parser that never sees the caption reads each image back, and its reading is compared with "
     "what was asked. It knows this data's renderer and nothing else: it says nothing about photographs or beauty.",
     "fd_": "Fréchet distances fall with the number of images at fixed quality: read a value beside its 'real images' "
     "control, what a perfect generator would score, and compare only equal n. Only Inception's may be called FID: "

@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.report import FinishedEvaluation
 
-DEFAULT = {split: ("exact", "skills_mean", "fd_efficientnet_lite0") for split in ("iid", "combo", "word")}
+DEFAULT = {split: ("all_correct", "skills_mean", "fd_efficientnet_lite0") for split in ("iid", "combo", "word")}
 NEEDS = "this needs the package wandb-workspaces: pip install wandb-workspaces (or look with --print)"
 LOGIN = "no W&B login here: run `wandb login`, or set WANDB_API_KEY (or look with --print)"
 

@@ -19,7 +19,7 @@ def summary(path: Path, module: Any, metrics: Mapping[str, Any], train_sec: floa
 
     Args:
         path: the run's folder.
-        metrics: newest value of every metric, by names such as `eval/iid/exact`.
+        metrics: newest value of every metric, by names such as `eval/iid/all_correct`.
         train_sec: seconds of training, over all sessions.
         prompts: that the data suggests for a model of text.
     """

@@ -9,7 +9,7 @@ from math import sqrt
 from scenes.grammar import Group, SceneSpec
 from scenes.parser import ParsedObject, ParsedScene
 
-SKILLS = ("presence", "count", "colour", "shape", "size", "binding", "relation", "spelling", "letters", "exact")
+SKILLS = ("presence", "count", "colour", "shape", "size", "binding", "relation", "spelling", "letters", "all_correct")
 # The cost of a wrong attribute; a little uneven, so that ties are broken the same way whatever the order of objects.
 _COST = {"shape": 1.03, "colour": 1.02, "size": 1.0}
 _MAX_MATCHED = 8  # objects that the exact assignment looks at
@@ -28,8 +28,8 @@ def score(spec: SceneSpec, parsed: ParsedScene) -> dict[str, float]:
 
     Objects: `presence` share of expected objects found (colour or shape must be right), `count` whether their total
     is right, `colour`, `shape`, `size` and `binding` (all three) shares of the found ones, 0 when none is found,
-    `relation` whether it holds between all found ones of both groups, `exact` all of it and nothing malformed.
-    Words: `presence` whether a word is seen, `colour`, `spelling` all letters, `letters` share of them, `exact`.
+    `relation` whether it holds between all found ones of both groups, `all_correct` all of it and nothing malformed.
+    Words: `presence` whether a word is seen, `colour`, `spelling` all letters, `letters` share of them, `all_correct`.
 
     Source: the object-level checks of Ghosh et al. 2023 (GenEval), section 3.
     """
@@ -64,7 +64,7 @@ def _score_word(spec: SceneSpec, parsed: ParsedScene) -> dict[str, float]:
         "spelling": float(seen == spec.word),
         "letters": right / max(len(spec.word), len(seen)),
     }
-    values["exact"] = float(values["colour"] == values["spelling"] == 1 and parsed.malformed == 0)
+    values["all_correct"] = float(values["colour"] == values["spelling"] == 1 and parsed.malformed == 0)
     return values
 
 
@@ -80,7 +80,7 @@ def _score_objects(spec: SceneSpec, parsed: ParsedScene) -> dict[str, float]:
     values["binding"] = sum(all(r.values()) for r in right) / max(len(right), 1)
     if spec.relation:
         values["relation"] = _relation(spec, pairs)
-    values["exact"] = float(all(v == 1 for v in values.values()) and parsed.malformed == 0)
+    values["all_correct"] = float(all(v == 1 for v in values.values()) and parsed.malformed == 0)
     return values
 
 

@@ -23,13 +23,13 @@ class SceneAlignment(Evaluator):
     a perfect generator would score), and `…_chance`, the same images scored against other prompts' specs. Where the
     model can rebuild real images, `…_reconstruction` scores those: it parts what the decoder cannot draw from what the
     generator does not mean.
-    `skills_mean` is the plain mean over the skills that apply, without `exact`.
+    `skills_mean` is the plain mean over the skills that apply, without `all_correct`.
 
     Source: Ghosh et al. 2023 (GenEval), section 3, with a closed-form parser in place of learned detectors.
     """
 
     name = "alignment"
-    headlines = ("exact", "skills_mean")
+    headlines = ("all_correct", "skills_mean")
     unit = "%"
     higher_is_better = True
     needs = frozenset({"specs"})
@@ -86,18 +86,18 @@ class SceneAlignment(Evaluator):
             if spec.groups:
                 asked = sum(group.count for group in spec.groups)
                 confusion[min(asked, MAX_COUNT), min(len(scene.objects), MAX_COUNT)] += 1
-        wrong = [[skill for skill, value in row.items() if value < 1 and skill != "exact"] for row in scores]
+        wrong = [[skill for skill, value in row.items() if value < 1 and skill != "all_correct"] for row in scores]
         return {"count_confusion": confusion.tolist(), "wrong": wrong, "scores": scores}
 
 
 def summary(scores: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """{skill: {mean, n, low, high}} of per-image scores, `exact` first, with `skills_mean` after it.
+    """{skill: {mean, n, low, high}} of per-image scores, `all_correct` first, with `skills_mean` after it.
 
     Source: Wilson 1927, through scenes.scoring.aggregate.
     """
     rows = aggregate(scores)
-    skills = [skill for skill in rows if skill != "exact"]
-    ordered = {"exact": rows["exact"]}
+    skills = [skill for skill in rows if skill != "all_correct"]
+    ordered = {"all_correct": rows["all_correct"]}
     if skills:
         ordered["skills_mean"] = {"mean": sum(rows[skill]["mean"] for skill in skills) / len(skills)}
     return ordered | {skill: rows[skill] for skill in skills}

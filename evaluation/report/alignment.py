@@ -136,7 +136,7 @@ def product(models: Sequence[Model]) -> str:
     for split in split_names(models):
         for model in models:
             scores = model.result.splits.get(split, {}).get("details", {}).get("scores") or []
-            if any("exact" in one for one in scores):
+            if any("all_correct" in one for one in scores):
                 predicted, measured = product_of_skills(scores)
                 shares = [show(predicted, "%"), show(measured, "%")]
                 rows.append([escape(split), model.chip, *shares, points(measured - predicted)])
@@ -146,7 +146,7 @@ def product(models: Sequence[Model]) -> str:
         "<p>Were the skills independent, the share right in all of them would be the product of their shares. A "
         "measured share above it means that the same images fail in several skills at once.</p>"
     )
-    head = ["split", "model", "product of skills", "measured exact", "difference in points"]
+    head = ["split", "model", "product of skills", "measured all-correct", "difference in points"]
     return "<h3>Product of skills</h3>" + how + table(head, rows, label="product of skills")
 
 
@@ -161,7 +161,7 @@ def product_of_skills(scores: Sequence[dict[str, float]]) -> tuple[float, float]
     predicted = 0.0
     for names, group in kinds.items():
         predicted += len(group) * math.prod(sum(one[n] == 1 for one in group) / len(group) for n in names)
-    return predicted / len(scores), sum(one.get("exact", 0.0) for one in scores) / len(scores)
+    return predicted / len(scores), sum(one.get("all_correct", 0.0) for one in scores) / len(scores)
 
 
 def confusions(models: Sequence[Model]) -> str:
@@ -229,8 +229,8 @@ def _scores(model: Model, split: str) -> list[dict[str, float]]:
 def _examples(block: SameQuestions) -> str:
     split, models = block.split, block.models
     n = min(len(_scores(model, split)) for model in models)
-    right = [i for i in range(n) if any(_scores(m, split)[i].get("exact") == 1 for m in models)][:EXAMPLES]
-    wrong = [i for i in range(n) if any(_scores(m, split)[i].get("exact") != 1 for m in models)][:EXAMPLES]
+    right = [i for i in range(n) if any(_scores(m, split)[i].get("all_correct") == 1 for m in models)][:EXAMPLES]
+    wrong = [i for i in range(n) if any(_scores(m, split)[i].get("all_correct") != 1 for m in models)][:EXAMPLES]
     prompts = asked(block.lead, split)
     rows = []
     for index in dict.fromkeys([*right, *wrong]):
@@ -248,7 +248,7 @@ def _chips(model: Model, split: str, index: int) -> str:
     """Every skill of one image: right ones plain, wrong ones marked with the share that is right."""
     chips = []
     for skill, value in _scores(model, split)[index].items():
-        if skill != "exact":
+        if skill != "all_correct":
             share = f" {value:.0%}" if 0 < value < 1 else ""
             kind, sign = ("yes", "✓") if value == 1 else ("no", "✗")
             chips.append(f'<span class="{kind}">{sign} {escape(skill)}{share}</span>')

@@ -38,5 +38,5 @@ def test_folders_answer_the_prompts(tmp_path) -> None:
     data = comparison.instantiate_untrusted(config.data)
     specs = [spec for _, spec in data.prompts("iid", 4)]
     real = [np.asarray(Image.open(folders["real"] / f"{i:05d}.png")) for i in range(4)]
-    assert all(score(spec, parse(image))["exact"] for spec, image in zip(specs, real))
+    assert all(score(spec, parse(image))["all_correct"] for spec, image in zip(specs, real))
     assert not np.array_equal(np.asarray(Image.open(folders["blur 1"] / "00000.png")), real[0])

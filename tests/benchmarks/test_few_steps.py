@@ -49,7 +49,7 @@ def test_rows_say_how_much_is_drawn_as_told_by_every_way(monkeypatch: pytest.Mon
     monkeypatch.setattr(few_steps, "PICTURE", tmp_path / "few_steps.png")
     few_steps.main(["--ckpt", "teacher", "--students", "student", "--steps", "4", "8", "--n", "20", "--publish", "--out", str(tmp_path / "x.json")])
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
-    assert [(row["way"], list(row["steps"].values()), row["exact"]) for row in rows] == [
+    assert [(row["way"], list(row["steps"].values()), row["all_correct"]) for row in rows] == [
         ("as configured", [9, 5], 1), ("guided", [4, 3], 0), ("guided in the interval", [4, 3], 0), ("guided", [8, 3], 1),
         ("guided in the interval", [8, 3], 1), ("distilled", [2, 3], 1),
     ]  # fmt: skip

@@ -28,8 +28,8 @@ def test_folder_is_readable_kept_and_not_mixed(tmp_path: Path) -> None:
 def test_real_images_score_full_and_swapped_ones_do_not() -> None:
     prompts = held_out_prompts(24)
     images = real_images(prompts, IMAGE_SIZE)
-    assert score_images(prompts, images)["exact"]["mean"] > 0.95
-    assert score_images(prompts, images[::-1])["exact"]["mean"] < 0.2
+    assert score_images(prompts, images)["all_correct"]["mean"] > 0.95
+    assert score_images(prompts, images[::-1])["all_correct"]["mean"] < 0.2
 
 
 def test_missing_peer_is_one_line() -> None:

@@ -32,6 +32,6 @@ def test_each_picture_is_scored_against_its_own_scene() -> None:
     assert len(pairs) == 20
     model = Renderer(pairs)
     found, sec = scores_of(model, pairs, {"num_steps": 3})
-    assert [s["exact"] for s in found] == [1] * 19 + [0] and sec > 0
+    assert [s["all_correct"] for s in found] == [1] * 19 + [0] and sec > 0
     assert [call["num_steps"] for call in model.calls] == [3, 3]
     assert [call["seeds"] for call in model.calls] == [list(range(AT_ONCE)), list(range(AT_ONCE, 20))]

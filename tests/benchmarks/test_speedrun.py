@@ -20,7 +20,7 @@ from scenes.render import render
 
 def made(name: str, shares: list[float], cpu_sec: float, n: int = 200) -> dict[str, Any]:
     """A record whose seeds draw these shares of `dev` as told."""
-    splits = [{split: {"skills": {"exact": x if split == "dev" else x / 2} | dict.fromkeys(SKILLS, 0.9), "n": n, "sec": 0.1} for split in speedrun.SPLITS}
+    splits = [{split: {"skills": {"all_correct": x if split == "dev" else x / 2} | dict.fromkeys(SKILLS, 0.9), "n": n, "sec": 0.1} for split in speedrun.SPLITS}
               for x in shares]  # fmt: skip
     seeds = {str(i): {"cpu_sec": cpu_sec + 60 * i, "images": 1000, "steps": 10, "parameters": 2_000_000, "splits": x} for i, x in enumerate(splits)}
     return {"name": name, "settings": {"by": "us", "about": "", "overrides": "none"}, "machine": {"cpu": "x"}, "date": "today", "seeds": seeds}
@@ -56,7 +56,7 @@ def test_words_are_judged_apart_from_objects() -> None:
     model = Renderer(data)
     words = sum(spec.kind == "word" for _, spec in data.prompts("dev", 24))
     found = judged(model, data, "dev", 24)
-    assert 0 < words and found["n"] == 24 - words and found["skills"]["exact"] == 1 and "spelling" not in found["skills"]
+    assert 0 < words and found["n"] == 24 - words and found["skills"]["all_correct"] == 1 and "spelling" not in found["skills"]
     assert judged(model, data, "word", 24)["n"] == 24
 
 
@@ -83,7 +83,7 @@ def test_a_record_is_trained_judged_and_listed(tmp_path: Path, monkeypatch: pyte
     record = json.loads((tmp_path / "records" / "tiny" / "record.json").read_text())
     assert list(record["seeds"]) == ["3", "4"] and record["settings"]["overrides"] == " ".join(tiny)
     first = record["seeds"]["3"]
-    assert first["steps"] == 2 and first["images"] == 4 and first["cpu_sec"] > 0.5 and first["splits"]["dev"]["skills"]["exact"] == 0
+    assert first["steps"] == 2 and first["images"] == 4 and first["cpu_sec"] > 0.5 and first["splits"]["dev"]["skills"]["all_correct"] == 0
     kept = tmp_path / "records" / "tiny" / "4"
     assert "seed: 4" in (kept / "config.yaml").read_text() and (kept / "metrics.jsonl").read_text()
     assert not any(str(tmp_path) in path.read_text() for path in kept.iterdir())

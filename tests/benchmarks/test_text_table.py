@@ -19,9 +19,9 @@ from scenes import scoring
 
 def made(folder: Path, shift: float = 0.0) -> Path:
     """The files that a training and an evaluation leave."""
-    metrics = {"exact": {"value": 0.5 + shift, "low": 0.45, "high": 0.55, "real": 0.99, "unit": "%"}, "fd_clip_scenes": {"value": 0.25, "real": 0.01},
+    metrics = {"all_correct": {"value": 0.5 + shift, "low": 0.45, "high": 0.55, "real": 0.99, "unit": "%"}, "fd_clip_scenes": {"value": 0.25, "real": 0.01},
                "r_precision_scenes": {"value": 0.7, "low": 0.6, "high": 0.8, "real": 1.0}}  # fmt: skip
-    points = [{"x": x, "exact": 0.3 + x / 10, "fd_clip_scenes": 0.1 * x} for x in (1, 2)] + [{"x": 3, "exact": 0.5}]
+    points = [{"x": x, "all_correct": 0.3 + x / 10, "fd_clip_scenes": 0.1 * x} for x in (1, 2)] + [{"x": 3, "all_correct": 0.5}]
     (folder / "evaluation").mkdir(parents=True)
     (folder / "training.json").write_text(json.dumps({"steps": 100, "images": 3200, "cpu_sec": 90.0, "parameters": 1234567}))
     result = {"splits": {"iid": {"metrics": metrics}, "combo": {"metrics": {}}}, "cost": {"nfe": 76, "sec_per_image": 0.5, "else": 1},
@@ -36,12 +36,12 @@ def test_the_table_shows_every_number_with_its_interval_and_real_images(tmp_path
     rows = {"imagen": row(made(tmp_path / "imagen")), "glide": row(made(tmp_path / "glide", 0.1))}
     text = table(rows)
     assert "| imagen | 1,234,567" in text and "| 1.5 " in text and "| 76 " in text
-    [exact] = [line for line in text.splitlines() if line.startswith("| exact")]
+    [exact] = [line for line in text.splitlines() if line.startswith("| all_correct")]
     assert [cell.strip() for cell in exact.split("|")[2:-1]] == ["50 % [45, 55]", "60 % [45, 55]", "99 %"]
     [distance] = [line for line in text.splitlines() if line.startswith("| fd_clip_scenes")]
     assert [cell.strip() for cell in distance.split("|")[2:-1]] == ["0.25", "0.25", "0.01"]
     assert "clip_score_scenes" not in text  # nobody has it
-    assert shown("exact", None) == "–" and real(rows, "combo", "exact") is None
+    assert shown("all_correct", None) == "–" and real(rows, "combo", "all_correct") is None
 
 
 def test_curves_and_pictures_are_drawn(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_logs_every_skill_of_the_averaged_weights_and_restores(setting) -> None:
     Evaluate(every_steps=4, n=10, batch_size=4, options={"num_steps": 3}).on_train_batch_end(trainer, module)
     ((step, line),) = lines
     assert step == 4 and line["images"] == 256
-    assert line["eval/iid/exact"] == line["eval/iid/skills_mean"] == 1
+    assert line["eval/iid/all_correct"] == line["eval/iid/skills_mean"] == 1
     assert module.training and module.weight.item() == 0
     first = list(module.asked)
     Evaluate(every_steps=4, n=10, batch_size=3, options={"num_steps": 3}).on_train_batch_end(trainer, module)

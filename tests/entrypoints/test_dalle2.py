@@ -73,7 +73,7 @@ def test_an_evaluation_sweeps_over_the_priors(runs: dict[str, Path], clip: Path,
     found = json.loads((tmp_path / "metrics.json").read_text())
     [sweep] = found["sweeps"]
     assert sweep["option"] == "prior" and [point["x"] for point in sweep["points"]] == ["none", "text", "diffusion"]
-    assert "exact" in found["splits"]["iid"]["metrics"]
+    assert "all_correct" in found["splits"]["iid"]["metrics"]
 
 
 def test_its_tasks_are_measured_on_scenes(runs: dict[str, Path], clip: Path, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
 def test_a_perfect_generator_scores_like_real_images(oracle: Oracle, tmp_path, capsys) -> None:
     (result,) = evaluate.main([*QUICK, "n=6", f"out={tmp_path}", "sweep.guidance_scale=[1,2]"])
     for split in ("iid", "word"):
-        exact = result["splits"][split]["metrics"]["exact"]
+        exact = result["splits"][split]["metrics"]["all_correct"]
         assert exact["value"] == exact["real"] == 1 and exact["chance"] < 1
-    assert [point["exact"] for point in result["sweeps"][0]["points"]] == [0, 1]
+    assert [point["all_correct"] for point in result["sweeps"][0]["points"]] == [0, 1]
     assert "no Inception weights" in result["splits"]["iid"]["not_computed"]["fid"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
     printed = capsys.readouterr()
@@ -92,7 +92,7 @@ def test_a_cascade_is_swept_in_one_stage(oracle: Oracle, tmp_path, monkeypatch: 
 
 def test_cards_hold_the_whole_protocol(oracle: Oracle, tmp_path) -> None:
     evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "num_steps=5"])
-    card = json.loads((tmp_path / "cards" / "iid-exact.json").read_text())
+    card = json.loads((tmp_path / "cards" / "iid-all_correct.json").read_text())
     assert card["n_real"] == card["n_fake"] == 4 and card["split"] == "iid" and card["data"] == "scenes_simple"
     assert card["sampling"] == {
         "weights": "ema",
@@ -133,7 +133,7 @@ def test_a_model_without_text_is_not_judged_by_captions(oracle: Oracle, tmp_path
     oracle.conditioning = "none"
     (result,) = evaluate.main([*QUICK, "splits=[iid]", "n=4", f"out={tmp_path}"])
     split = result["splits"]["iid"]
-    assert split["metrics"] == {} and "needs specs" in split["not_computed"]["exact"]
+    assert split["metrics"] == {} and "needs specs" in split["not_computed"]["all_correct"]
     assert [caption for caption, _ in oracle.asked] == [""] * 5
 
 

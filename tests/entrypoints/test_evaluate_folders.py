@@ -82,7 +82,7 @@ def test_images_that_answer_to_a_runs_data_share_the_column_of_its_model(tmp_pat
     common = [TOY[0], "evaluator=scenes", "device=cpu", "max_broken=0.5", "reference=imagen-scenes"]
     (result,) = main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}"])
     split = result["splits"]["iid"]
-    assert split["captions"] == [prompts.captions[i] for i in (0, 1, 3)] and split["metrics"]["exact"]["value"] == 1
+    assert split["captions"] == [prompts.captions[i] for i in (0, 1, 3)] and split["metrics"]["all_correct"]["value"] == 1
     (tmp_path / "c.txt").write_text("one\n")
     with pytest.raises(ValueError, match="prompts of its own"):
         main([*common, f"images={tmp_path / 'real'}", f"out={tmp_path / 'out'}", f"prompts={tmp_path / 'c.txt'}"])

@@ -54,7 +54,7 @@ def write_result(
             "n": n, "samples": f"samples/{split}-{name}", "captions": captions, "labels": None,
             "seeds": [1_000_000 + 37 * i for i in range(n)], "metrics": metrics, "details": details,
             "not_computed": {"fid": "no Inception weights here; pass evaluator.fid.extractor.weights=FILE"}
-            | ({} if prompted else {"exact": "needs specs, which this data or this model does not have"}),
+            | ({} if prompted else {"all_correct": "needs specs, which this data or this model does not have"}),
         }  # fmt: skip
     data = {
         "schema": 2, "name": name, "family": family, "title": f"{family} on scenes, {size} pixels",
@@ -150,11 +150,11 @@ def neighbours(real: np.ndarray, fake: np.ndarray, rng: np.random.Generator) -> 
 
 def sweeps(wrong: float, split: str, n: int) -> list[dict[str, Any]]:
     def point(x: Any, nfe: int, exact: float, fd: float) -> dict[str, Any]:
-        return {"x": x, "nfe": nfe, "exact": exact, "exact_low": exact - 0.08, "exact_high": exact + 0.08,
-                "exact_real": 1.0, "fd_efficientnet_lite0": fd, "fd_efficientnet_lite0_real": 488.0}  # fmt: skip
+        return {"x": x, "nfe": nfe, "all_correct": exact, "all_correct_low": exact - 0.08, "all_correct_high": exact + 0.08,
+                "all_correct_real": 1.0, "fd_efficientnet_lite0": fd, "fd_efficientnet_lite0_real": 488.0}  # fmt: skip
 
     good = 1 - wrong
-    units = {"exact": "%", "fd_efficientnet_lite0": ""}
+    units = {"all_correct": "%", "fd_efficientnet_lite0": ""}
     guidance = [point(w, 44, good * (1 - 0.8 / (1 + w)), 500 + 30 * abs(w - 3)) for w in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
     steps = [point(s, s, good * (1 - 1 / s), 500 + 900 / s) for s in (4, 8, 16, 32, 64)]
     samplers = [point(s, 32, good * g, 520) for s, g in (("ddim", 0.9), ("heun", 0.8), ("dpmpp_2m", 0.95))]

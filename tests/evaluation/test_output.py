@@ -23,7 +23,7 @@ def row(value: float, headline: bool = True, **more: float) -> dict[str, Any]:
 
 
 def measured() -> Numbers:
-    metrics = {"exact": row(0.5, **NUMBERS), "side": row(2.0, headline=False)}
+    metrics = {"all_correct": row(0.5, **NUMBERS), "side": row(2.0, headline=False)}
     return Numbers(metrics, {"fid": "no weights"}, {"wrong": [1]})
 
 
@@ -43,7 +43,7 @@ def split(make_prompts, tmp_path: Path) -> EvaluatedSplit:
 def test_a_card_holds_every_number_and_what_it_was_measured_on(split: EvaluatedSplit) -> None:
     exact, side, fid = cards(evaluated(), split)
     assert {name: getattr(exact, name) for name in NUMBERS} == NUMBERS
-    assert (exact.metric, exact.value, exact.unit, exact.higher_is_better) == ("exact", 0.5, "%", True)
+    assert (exact.metric, exact.value, exact.unit, exact.higher_is_better) == ("all_correct", 0.5, "%", True)
     assert exact.n_real == exact.n_fake == 3, "the images that could be judged, of four"
     assert exact.protocol == {"images": 3, "rule": "x"}
     assert (exact.split, exact.seeds, exact.data, exact.data_fingerprint) == ("iid", "blake2b", "scenes", "f00d")
@@ -74,12 +74,12 @@ def test_a_sweep_keeps_every_value_with_its_interval() -> None:
     sweep = Sweep("guidance_scale", "iid", 4, "alpha")
     for value in (1.0, 2.0, 4.0):
         found = measured()
-        found.metrics["exact"]["value"] = value / 10
+        found.metrics["all_correct"]["value"] = value / 10
         sweep.add(value, found, {"nfe": 8 * value, "sec_per_image": 0.5, "flops_per_image": 3})
-    assert sweep.metrics == {"exact": "%"} and [point["x"] for point in sweep.points] == [1.0, 2.0, 4.0]
+    assert sweep.metrics == {"all_correct": "%"} and [point["x"] for point in sweep.points] == [1.0, 2.0, 4.0]
     assert sweep.points[1] == {
-        "x": 2.0, "nfe": 16.0, "sec_per_image": 0.5, "exact": 0.2, "exact_low": 0.4, "exact_high": 0.6,
-        "exact_real": 0.9, "side": 2.0,
+        "x": 2.0, "nfe": 16.0, "sec_per_image": 0.5, "all_correct": 0.2, "all_correct_low": 0.4, "all_correct_high": 0.6,
+        "all_correct_real": 0.9, "side": 2.0,
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_the_plan_shows_what_is_logged(result: FinishedEvaluation) -> None:
     logged |= {f"eval/sweep/{option}" for option in ("guidance_scale", "num_steps", "sampler")}
     keys = {key for panels in sections.values() for panel in panels for key in panel.keys}
     assert keys <= logged
-    assert {"eval/iid/exact", "eval/iid/fd_efficientnet_lite0", "eval/report", "eval/sweep/num_steps"} <= keys
+    assert {"eval/iid/all_correct", "eval/iid/fd_efficientnet_lite0", "eval/report", "eval/sweep/num_steps"} <= keys
     assert "Sweeps" not in plan(DEFAULT)
 
 
@@ -35,7 +35,7 @@ def test_print_needs_nothing(
         monkeypatch.setitem(sys.modules, name, None)
     main(["me/project", str(result.folder), "--print"])
     printed = capsys.readouterr().out
-    assert "Scores" in printed and "eval/iid/exact" in printed and "table" in printed
+    assert "Scores" in printed and "eval/iid/all_correct" in printed and "table" in printed
 
 
 @pytest.mark.parametrize(

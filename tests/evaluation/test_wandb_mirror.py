@@ -31,7 +31,7 @@ def run(result: FinishedEvaluation, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_number_is_in_the_run_with_its_interval_and_controls(run: Run, result: FinishedEvaluation) -> None:
-    (row,) = [row for row in run.rows if "eval/iid/exact" in row]
+    (row,) = [row for row in run.rows if "eval/iid/all_correct" in row]
     for split, entry in result.splits.items():
         for metric, numbers in entry["metrics"].items():
             assert row[f"eval/{split}/{metric}"] == pytest.approx(numbers["value"])
@@ -46,8 +46,8 @@ def test_tables_hold_every_skill_and_every_image(run: Run, result: FinishedEvalu
     for split, entry in result.splits.items():
         skills = {row["metric"]: row for row in run.table(f"eval/{split}/skills")}
         assert skills.keys() == entry["metrics"].keys()
-        assert skills["exact"]["value"] == pytest.approx(entry["metrics"]["exact"]["value"])
-        assert skills["exact"]["unit"] == "%" and skills["exact"]["protocol_id"] == "aaaa0000"
+        assert skills["all_correct"]["value"] == pytest.approx(entry["metrics"]["all_correct"]["value"])
+        assert skills["all_correct"]["unit"] == "%" and skills["all_correct"]["protocol_id"] == "aaaa0000"
         images = run.table(f"eval/{split}/images")
         assert [row["prompt"] for row in images] == entry["captions"] and [row["seed"] for row in images] == entry[
             "seeds"

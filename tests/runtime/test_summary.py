@@ -20,8 +20,8 @@ def module(**more: object) -> SimpleNamespace:
 
 def test_figures_of_a_split_share_a_row_and_clocks_are_left_out() -> None:
     metrics = {"train/loss": 0.0123456, "train/lr": 1e-3, "train/grad_norm/base": 2.0, "val/loss": 0.5, "val/loss_base": 0.25,
-               "eval/iid/exact": 0.36, "eval/combo/exact": 0.16, "eval/iid/count": 0.7, "time/images_per_sec": 30.0, "step": 7}  # fmt: skip
-    assert figures(metrics) == [("train", "loss 0.01235"), ("val", "loss 0.5  loss_base 0.25"), ("eval/iid", "exact 0.36  count 0.7"), ("eval/combo", "exact 0.16")]
+               "eval/iid/all_correct": 0.36, "eval/combo/all_correct": 0.16, "eval/iid/count": 0.7, "time/images_per_sec": 30.0, "step": 7}  # fmt: skip
+    assert figures(metrics) == [("train", "loss 0.01235"), ("val", "loss 0.5  loss_base 0.25"), ("eval/iid", "all_correct 0.36  count 0.7"), ("eval/combo", "all_correct 0.16")]
 
 
 def test_many_figures_are_wrapped_and_none_is_lost() -> None:

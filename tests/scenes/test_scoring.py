@@ -29,19 +29,19 @@ def _wrong(objects: tuple[ParsedObject, ...], spec: SceneSpec = SPEC) -> set[str
 def test_a_right_picture_in_any_order_is_exact() -> None:
     assert _wrong((A1, A2, B)) == _wrong((B, A2, A1)) == set()
     assert set(score(SPEC, ParsedScene((A1, A2, B)))) == {
-        "presence", "count", "colour", "shape", "size", "binding", "relation", "exact"
+        "presence", "count", "colour", "shape", "size", "binding", "relation", "all_correct"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changed", "skills"),
     [
-        (replace(A1, colour="green"), {"colour", "binding", "exact"}),
-        (replace(A1, shape="triangle"), {"shape", "binding", "exact"}),
-        (replace(A1, size="large"), {"size", "binding", "exact"}),
-        (replace(A1, malformed=True), {"shape", "binding", "exact"}),
-        (replace(A1, x=0.9), {"relation", "exact"}),
-        (replace(A1, colour="green", shape="triangle"), {"presence", "exact"}),
+        (replace(A1, colour="green"), {"colour", "binding", "all_correct"}),
+        (replace(A1, shape="triangle"), {"shape", "binding", "all_correct"}),
+        (replace(A1, size="large"), {"size", "binding", "all_correct"}),
+        (replace(A1, malformed=True), {"shape", "binding", "all_correct"}),
+        (replace(A1, x=0.9), {"relation", "all_correct"}),
+        (replace(A1, colour="green", shape="triangle"), {"presence", "all_correct"}),
     ],
 )
 def test_one_wrong_attribute_shows_in_its_skill_only(changed: ParsedObject, skills: set[str]) -> None:
@@ -49,9 +49,9 @@ def test_one_wrong_attribute_shows_in_its_skill_only(changed: ParsedObject, skil
 
 
 def test_removing_or_adding_an_object_changes_counts_only() -> None:
-    assert _wrong((A1, B)) == {"presence", "count", "exact"}
+    assert _wrong((A1, B)) == {"presence", "count", "all_correct"}
     assert score(SPEC, ParsedScene((A1, B)))["presence"] == pytest.approx(2 / 3)
-    assert _wrong((A1, A2, B, A2)) == {"count", "exact"}
+    assert _wrong((A1, A2, B, A2)) == {"count", "all_correct"}
     assert diagnostics(SPEC, ParsedScene((A1, A2, B, A2)))["num_extra"] == 1
 
 
@@ -73,7 +73,7 @@ def test_a_relation_is_of_its_own_axis_and_direction(relation: str, first: tuple
 
 def test_a_picture_with_something_malformed_is_not_exact_whatever_it_holds() -> None:
     values = score(SPEC, ParsedScene((A1, A2, B), malformed=1))
-    assert values.pop("exact") == 0 and set(values.values()) == {1}
+    assert values.pop("all_correct") == 0 and set(values.values()) == {1}
 
 
 def test_too_few_and_too_many_are_errors_of_the_count() -> None:
@@ -90,18 +90,18 @@ def test_swapped_attributes_are_a_binding_error() -> None:
 
 def test_many_objects_stay_fast_and_find_the_right_ones() -> None:
     crowd = tuple(_object("green", "triangle", "small", 0.01 * i) for i in range(60))
-    assert _wrong((*crowd, A1, A2, B)) == {"count", "exact"}
+    assert _wrong((*crowd, A1, A2, B)) == {"count", "all_correct"}
 
 
 def test_words() -> None:
     spec = SceneSpec("word", word="CAT", word_colour="red")
     assert score(spec, ParsedScene((), word="CAT", word_colour="red")) == {
-        "presence": 1, "colour": 1, "spelling": 1, "letters": 1, "exact": 1
+        "presence": 1, "colour": 1, "spelling": 1, "letters": 1, "all_correct": 1
     }  # fmt: skip
     misspelt = score(spec, ParsedScene((), word="CUT", word_colour="red"))
-    assert misspelt["letters"] == pytest.approx(2 / 3) and misspelt["spelling"] == misspelt["exact"] == 0
+    assert misspelt["letters"] == pytest.approx(2 / 3) and misspelt["spelling"] == misspelt["all_correct"] == 0
     assert score(spec, ParsedScene((), word="CATS", word_colour="red"))["letters"] == 0.75
-    assert score(spec, ParsedScene((), word="CAT", word_colour="blue"))["exact"] == 0
+    assert score(spec, ParsedScene((), word="CAT", word_colour="blue"))["all_correct"] == 0
     assert set(score(spec, ParsedScene((A1,))).values()) == {0.0}
     assert set(score(SPEC, ParsedScene((), word="CAT", word_colour="red")).values()) == {0.0}
 
@@ -117,17 +117,17 @@ def test_an_edited_picture_fails_the_edited_skill_only(preset: str) -> None:
             g = spec.groups[0]
             drawn = SceneSpec("single", (replace(g, **{skill: other if getattr(g, skill) == one else one}),))
             values = score(spec, parse(render(drawn, i, 64)[0]))
-            assert {k for k, v in values.items() if v < 1} == {skill, "binding", "exact"}
+            assert {k for k, v in values.items() if v < 1} == {skill, "binding", "all_correct"}
 
 
 def test_wilson_and_aggregate() -> None:
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998
     assert wilson(0, 0) == (0, 1) and wilson(20, 20)[1] == pytest.approx(1)
-    assert aggregate([{"exact": 1.0, "spelling": 1.0}, {"exact": 0.0}])["spelling"]["mean"] == 1
-    rows = aggregate([{"exact": 1.0, "spelling": 0.0}, {"exact": 0.0}])
-    assert rows["exact"]["mean"] == 0.5 and rows["exact"]["n"] == 2 and rows["spelling"]["n"] == 1
-    assert rows["exact"]["low"] < 0.5 < rows["exact"]["high"]
+    assert aggregate([{"all_correct": 1.0, "spelling": 1.0}, {"all_correct": 0.0}])["spelling"]["mean"] == 1
+    rows = aggregate([{"all_correct": 1.0, "spelling": 0.0}, {"all_correct": 0.0}])
+    assert rows["all_correct"]["mean"] == 0.5 and rows["all_correct"]["n"] == 2 and rows["spelling"]["n"] == 1
+    assert rows["all_correct"]["low"] < 0.5 < rows["all_correct"]["high"]
     assert aggregate([]) == {}
     word = SceneSpec("word", word="CAT", word_colour="red")
-    by_kind = aggregate_by_kind([SPEC, word], [{"exact": 1.0}, {"exact": 0.0}])
-    assert by_kind["pair"]["exact"]["mean"] == 1 and by_kind["word"]["exact"]["mean"] == 0
+    by_kind = aggregate_by_kind([SPEC, word], [{"all_correct": 1.0}, {"all_correct": 0.0}])
+    assert by_kind["pair"]["all_correct"]["mean"] == 1 and by_kind["word"]["all_correct"]["mean"] == 0

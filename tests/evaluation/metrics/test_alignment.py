@@ -22,17 +22,17 @@ def run(prompts, fake, **kwargs):
 def test_real_images_are_right_and_shuffled_ones_are_not(make_prompts) -> None:
     prompts = make_prompts(60)
     rows = by_metric(run(prompts, prompts.real).compute())
-    assert list(rows)[:2] == ["exact", "skills_mean"]
-    assert rows["exact"]["value"] == rows["exact"]["real"] == 1
-    assert rows["exact"]["chance"] < 0.05
-    assert rows["exact"]["n"] == 60 and 0.9 < rows["exact"]["low"] < rows["exact"]["high"] == 1
+    assert list(rows)[:2] == ["all_correct", "skills_mean"]
+    assert rows["all_correct"]["value"] == rows["all_correct"]["real"] == 1
+    assert rows["all_correct"]["chance"] < 0.05
+    assert rows["all_correct"]["n"] == 60 and 0.9 < rows["all_correct"]["low"] < rows["all_correct"]["high"] == 1
     assert rows["spelling"]["n"] < 60  # only words are spelt
 
 
 def test_the_real_control_does_not_depend_on_the_generated_images(make_prompts) -> None:
     prompts = make_prompts(24)
     rows = by_metric(run(prompts, torch.zeros_like(prompts.real)).compute())
-    assert rows["exact"]["value"] == 0 and rows["exact"]["real"] == 1
+    assert rows["all_correct"]["value"] == 0 and rows["all_correct"]["real"] == 1
     assert rows["presence"]["value"] == 0
 
 
@@ -49,7 +49,7 @@ def test_an_edit_of_one_attribute_is_named(make_prompts) -> None:
     assert evaluator.details()["wrong"] == [["colour", "binding"]]
     confusion = evaluator.details()["count_confusion"]
     assert confusion[2][2] == 1 and sum(map(sum, confusion)) == 1
-    assert "exact_chance" not in evaluator.compute()  # one image cannot be shuffled
+    assert "all_correct_chance" not in evaluator.compute()  # one image cannot be shuffled
 
 
 def test_controls_can_be_left_out(make_prompts) -> None:
@@ -68,9 +68,9 @@ def test_refuses_float_images_and_wrong_numbers_of_specs(make_prompts) -> None:
 
 
 def test_the_mean_over_skills_leaves_exact_out() -> None:
-    rows = summary([{"exact": 0.0, "count": 1.0, "colour": 0.5}, {"exact": 1.0, "count": 1.0}])
-    assert list(rows) == ["exact", "skills_mean", "count", "colour"]
-    assert rows["skills_mean"]["mean"] == pytest.approx((1.0 + 0.5) / 2) and rows["exact"]["mean"] == 0.5
+    rows = summary([{"all_correct": 0.0, "count": 1.0, "colour": 0.5}, {"all_correct": 1.0, "count": 1.0}])
+    assert list(rows) == ["all_correct", "skills_mean", "count", "colour"]
+    assert rows["skills_mean"]["mean"] == pytest.approx((1.0 + 0.5) / 2) and rows["all_correct"]["mean"] == 0.5
 
 
 def test_a_confusion_has_a_row_for_what_was_asked_and_a_column_for_what_was_found() -> None:

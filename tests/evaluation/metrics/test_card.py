@@ -10,7 +10,7 @@ import pytest
 from evaluation.metrics.card import Card, differences, versions
 
 CARD = Card(
-    metric="exact",
+    metric="all_correct",
     value=0.5,
     split="iid",
     n_real=64,

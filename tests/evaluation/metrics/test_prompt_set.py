@@ -26,7 +26,7 @@ def test_scene_prompts_are_nested_and_real_images_show_them(scenes) -> None:
     assert few.real.shape == few.reference.shape == (6, 3, 64, 64)
     evaluator = SceneAlignment()
     evaluator.update(many.real, many.real, many.captions, specs=many.specs)
-    assert evaluator.compute()["exact"] == 1
+    assert evaluator.compute()["all_correct"] == 1
 
 
 def test_reference_is_disjoint(scenes) -> None:

@@ -21,10 +21,10 @@ def test_numbers_come_with_their_circumstances_and_reasons(make_prompts, tmp_pat
     prompts = make_prompts(20)
     evaluators = {"alignment": SceneAlignment(), "fid": FrechetDistance(InceptionV3(str(tmp_path / "none.pth")))}
     found = measure(evaluators, prompts, lambda indices: prompts.real[indices], batch_size=8)
-    assert found.metrics["exact"]["value"] == 1 and found.metrics["exact"]["unit"] == "%"
+    assert found.metrics["all_correct"]["value"] == 1 and found.metrics["all_correct"]["unit"] == "%"
     assert (
-        found.metrics["exact"]["higher_is_better"]
-        and found.metrics["exact"]["protocol"]["instrument"] == "scenes.parser"
+        found.metrics["all_correct"]["higher_is_better"]
+        and found.metrics["all_correct"]["protocol"]["instrument"] == "scenes.parser"
     )
     assert "no Inception weights" in found.not_computed["fid"] and "fid" not in found.metrics
     assert len(found.details["wrong"]) == 20
@@ -41,7 +41,7 @@ def test_what_the_data_lacks_is_named(make_prompts) -> None:
     prompts = replace(make_prompts(4), specs=None)
     found = measure({"a": SceneAlignment()}, prompts, lambda indices: prompts.real[indices])
     assert (
-        found.not_computed == {"exact": "needs specs, which this data or this model does not have"}
+        found.not_computed == {"all_correct": "needs specs, which this data or this model does not have"}
         and not found.metrics
     )
 

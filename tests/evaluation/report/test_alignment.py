@@ -26,7 +26,7 @@ def test_a_gap_has_newcombes_interval() -> None:
 
 def test_product_of_skills_is_exact_for_independent_skills_and_low_for_failures_that_coincide() -> None:
     def one(count: float, colour: float) -> dict[str, float]:
-        return {"presence": 1.0, "count": count, "colour": colour, "exact": float(count == colour == 1)}
+        return {"presence": 1.0, "count": count, "colour": colour, "all_correct": float(count == colour == 1)}
 
     independent = [one(a, b) for a in (1, 1, 0) for b in (1, 0)]
     assert product_of_skills(independent) == pytest.approx((1 / 3, 1 / 3))
@@ -44,12 +44,12 @@ def split(details: dict[str, Any] | None = None, **metrics: Any) -> dict[str, An
 
 def test_a_bar_stands_with_its_interval_and_controls() -> None:
     exact = share(0.5, low=0.25, high=0.75, real=1.0, chance=0.125)
-    shown = skills(models({"splits": {"<iid>": split(exact=exact, loss=row(3.0, section="alignment"))}}))
+    shown = skills(models({"splits": {"<iid>": split(all_correct=exact, loss=row(3.0, section="alignment"))}}))
     assert cells(shown) == [
         ["skill", "model", "share", "95 % interval", "n", "real images", "chance", "reconstructions"],
-        ["exact", "m0", "50.0%", "25.0–75.0%", "10", "100.0%", "12.5%", "–"],
+        ["all_correct", "m0", "50.0%", "25.0–75.0%", "10", "100.0%", "12.5%", "–"],
     ]
-    assert "&lt;iid&gt;: exact: m0 50.0%" in shown and "<iid>" not in shown
+    assert "&lt;iid&gt;: all_correct: m0 50.0%" in shown and "<iid>" not in shown
     assert [name for name in ("real", "chance", "reconstruction") if f'"level {name}"' in shown] == ["real", "chance"]
     assert [name for name in ("real", "chance", "reconstruction") if f'"tick {name}"' in shown] == ["real", "chance"]
     assert skills(models({"splits": {"iid": split(fd=share(1.0) | {"section": "quality"})}})) == ""
@@ -57,7 +57,7 @@ def test_a_bar_stands_with_its_interval_and_controls() -> None:
 
 def test_skills_of_other_protocols_share_no_chart() -> None:
     def titles(*protocols: str) -> list[str]:
-        shown = skills(models(*({"splits": {"iid": split(exact=share(0.5, one))}} for one in protocols)))
+        shown = skills(models(*({"splits": {"iid": split(all_correct=share(0.5, one))}} for one in protocols)))
         return re.findall("<figcaption>(.*?)</figcaption>", shown)
 
     assert titles("a", "a") == ["iid"] and titles("a", "b") == ["iid: m0", "iid: m1"]
@@ -65,17 +65,17 @@ def test_skills_of_other_protocols_share_no_chart() -> None:
 
 def test_a_gap_is_the_other_split_less_the_first() -> None:
     ends = dict(low=0.4, high=0.9), dict(low=0.2, high=0.4)
-    shown = gaps(models({"splits": {"iid": split(exact=share(0.8, **ends[0])), "<new>": split(exact=share(0.3, **ends[1]))}}))
+    shown = gaps(models({"splits": {"iid": split(all_correct=share(0.8, **ends[0])), "<new>": split(all_correct=share(0.3, **ends[1]))}}))
     head, found = cells(shown)
-    assert head == ["split", "model", "exact on iid", "exact here", "gap in points", "95 % interval"]
+    assert head == ["split", "model", "all_correct on iid", "all_correct here", "gap in points", "95 % interval"]
     assert found[:5] == ["&lt;new&gt;", "m0", "80.0%", "30.0%", "-50.0"] and found[5] == "-64.1 to -8.8"
     assert "&lt;new&gt;: m0 30.0%, -50.0 points from iid" in shown and "<new>" not in shown
-    assert gaps(models({"splits": {"iid": split(exact=share(0.8))}})) == ""
+    assert gaps(models({"splits": {"iid": split(all_correct=share(0.8))}})) == ""
     assert (points(0.1234), points(-0.5), points(float("nan"))) == ("+12.3", "-50.0", "–")
 
 
 def test_the_product_stands_before_the_measured_share() -> None:
-    scores = [{"count": 1.0, "colour": 1.0, "exact": 1.0}, {"count": 0.0, "colour": 0.0, "exact": 0.0}]
+    scores = [{"count": 1.0, "colour": 1.0, "all_correct": 1.0}, {"count": 0.0, "colour": 0.0, "all_correct": 0.0}]
     shown = product(models({"splits": {"<iid>": split({"scores": scores}), "combo": split()}}))
     assert cells(shown)[1:] == [["&lt;iid&gt;", "m0", "25.0%", "50.0%", "+25.0"]] and "<iid>" not in shown
     assert product(models({"splits": {"iid": split({"scores": [{"count": 1.0}]})}})) == ""
@@ -105,7 +105,7 @@ def test_verdicts_are_of_the_first_right_and_the_first_wrong(tmp_path) -> None:
     (tmp_path / "s").mkdir()
     for i in range(12):
         Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(tmp_path / "s" / f"{i:05d}.png")
-    scores = [{"<count>": float(i < 5), "colour": 0.5 if i == 5 else 1.0, "exact": float(i < 5)} for i in range(12)]
+    scores = [{"<count>": float(i < 5), "colour": 0.5 if i == 5 else 1.0, "all_correct": float(i < 5)} for i in range(12)]
     entry = {"n": 12, "samples": "s", "captions": [f"<p{i}>" for i in range(12)], "details": {"scores": scores, "read": ["<r>"]}}
     shown = examples(models({"splits": {"iid": entry}}, folder=tmp_path))
     head, *rows = cells(shown)

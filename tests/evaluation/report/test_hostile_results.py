@@ -172,7 +172,7 @@ def test_hostile_names_of_splits_metrics_and_models(evaluations: list[FinishedEv
     for name in (attack, re.sub(r"[^\w ]", "x", attack)):
         data = copy.deepcopy(evaluations[0].data) | {"name": name}
         metrics = data["splits"]["iid"]["metrics"]
-        metrics[name.replace("*", "x")] = metrics["exact"]
+        metrics[name.replace("*", "x")] = metrics["all_correct"]
         (tmp_path / "metrics.json").write_text(json.dumps(data))
         try:
             results.append(FinishedEvaluation.load(tmp_path))
@@ -267,10 +267,10 @@ def test_a_pipe_is_no_result(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be_drawn_are_named(evaluations: list[FinishedEvaluation], tmp_path: Path, value: float) -> None:
     data = copy.deepcopy(evaluations[0].data)
     rows = data["splits"]["iid"]["metrics"]
-    rows["exact"]["value"], rows["count"]["low"], rows["count"]["real"] = value, value, value
+    rows["all_correct"]["value"], rows["count"]["low"], rows["count"]["real"] = value, value, value
     (tmp_path / "metrics.json").write_text(json.dumps(data))
     result = FinishedEvaluation.load(tmp_path)
-    assert "exact" not in result.splits["iid"]["metrics"] and "low" not in result.splits["iid"]["metrics"]["count"]
+    assert "all_correct" not in result.splits["iid"]["metrics"] and "low" not in result.splits["iid"]["metrics"]["count"]
     assert "not computed: its value is" in render([result])
 
 

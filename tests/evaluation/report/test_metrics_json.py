@@ -93,9 +93,9 @@ def test_nesting_has_a_limit() -> None:
 
 
 def test_points_and_histograms_without_numbers_are_left_out() -> None:
-    point = {"x": 1.0, "nfe": None, "exact": 0.5, "fd": None}
-    sweep = {"option": "w", "split": "iid", "n": 2, "metrics": {"exact": "%"}, "points": [point]}
-    assert checked(result() | {"sweeps": [sweep]}, "FILE")["sweeps"][0]["points"] == [{"x": 1.0, "exact": 0.5}]
+    point = {"x": 1.0, "nfe": None, "all_correct": 0.5, "fd": None}
+    sweep = {"option": "w", "split": "iid", "n": 2, "metrics": {"all_correct": "%"}, "points": [point]}
+    assert checked(result() | {"sweeps": [sweep]}, "FILE")["sweeps"][0]["points"] == [{"x": 1.0, "all_correct": 0.5}]
     assert details(likelihood={"hist": {"own": []}, "column": "nats"}) == {"likelihood": None}
     assert details(likelihood={"hist": {"own": [1], "b": []}, "column": "nats"})["likelihood"]["hist"] == {"own": [1]}
     assert details(fd_curve={"n": []}, fd_confusion=[[1, 2], [3, 4]]) == {"fd_curve": {}, "fd_confusion": [[1, 2], [3, 4]]}

@@ -93,7 +93,7 @@ def test_the_header_says_what_was_not_computed_and_where(results: list[FinishedE
     header = re.search(r"<header>.*?</header>", page, re.DOTALL).group(0)
     reasons = section(page, "Not computed")
     assert "fid : not computed: no Inception weights here" in reasons
-    assert "exact (gamma): not computed: needs specs" in reasons
+    assert "all_correct (gamma): not computed: needs specs" in reasons
     assert '<a class="off" href="#not-computed">▲ 2 not computed</a>' in header and 'id="not-computed"' in page
 
 
@@ -137,7 +137,7 @@ def test_the_numbers_come_along_as_json(page: str) -> None:
     address = re.search(r'href="data:application/json;base64,([^"]+)"', page).group(1)
     data = json.loads(base64.b64decode(address))
     assert [one["name"] for one in data] == ["alpha", "beta <b>&\"'", "gamma"]
-    assert data[0]["splits"]["iid"]["metrics"]["exact"]["n"] == 8
+    assert data[0]["splits"]["iid"]["metrics"]["all_correct"]["n"] == 8
     assert "data:image" not in json.dumps(data)
 
 

@@ -10,31 +10,31 @@ from tests.evaluation.report_models import cells, changed, models, row
 
 
 def test_sweeps_of_different_protocols_share_no_chart(results: list[FinishedEvaluation]) -> None:
-    title = "exact against guidance scale (iid)"
+    title = "all_correct against guidance scale (iid)"
     assert render(results).count(f">{title}<") == 1
     other = changed(results[1])
-    other.data["splits"]["iid"]["metrics"]["exact"]["protocol_id"] = "bbbb1111"
+    other.data["splits"]["iid"]["metrics"]["all_correct"]["protocol_id"] = "bbbb1111"
     assert render([results[0], other]).count(f">{title}<") == 2
 
 
 def swept(option: str, *points: dict[str, Any], series: str = "", protocol: str = "a") -> dict[str, Any]:
-    metrics = {"exact": row(0.5, "%", True, protocol_id=protocol), "fd": row(9.0, protocol_id=protocol)}
-    sweep = {"option": option, "series": series, "split": "<iid>", "n": 1000, "metrics": {"exact": "%", "fd": ""}}
+    metrics = {"all_correct": row(0.5, "%", True, protocol_id=protocol), "fd": row(9.0, protocol_id=protocol)}
+    sweep = {"option": option, "series": series, "split": "<iid>", "n": 1000, "metrics": {"all_correct": "%", "fd": ""}}
     return {"splits": {"<iid>": {"n": 1000, "metrics": metrics}}, "sweeps": [sweep | {"points": list(points)}]}
 
 
 def point(x: Any, exact: float, fd: float, **more: Any) -> dict[str, Any]:
-    return {"x": x, "exact": exact, "fd": fd, **more}
+    return {"x": x, "all_correct": exact, "fd": fd, **more}
 
 
-GUIDANCE = (point(1.0, 0.25, 90.0, exact_low=0.2, exact_high=0.3, exact_real=1.0), point(3.0, 0.5, 80.0))
+GUIDANCE = (point(1.0, 0.25, 90.0, all_correct_low=0.2, all_correct_high=0.3, all_correct_real=1.0), point(3.0, 0.5, 80.0))
 
 
 def test_guidance_stands_over_its_values_with_intervals_and_the_level_of_real_images() -> None:
     shown = guidance(models(swept("guidance_scale", *GUIDANCE)))
-    assert "exact against guidance scale (&lt;iid&gt;)" in shown and "fd against guidance scale (&lt;iid&gt;)" in shown
+    assert "all_correct against guidance scale (&lt;iid&gt;)" in shown and "fd against guidance scale (&lt;iid&gt;)" in shown
     assert cells(shown)[:3] == [
-        ["model", "guidance scale", "exact", "95 % interval"], ["m0", "1", "25.0%", "20.0–30.0%"], ["m0", "3", "50.0%", "–"],
+        ["model", "guidance scale", "all_correct", "95 % interval"], ["m0", "1", "25.0%", "20.0–30.0%"], ["m0", "3", "50.0%", "–"],
     ]  # fmt: skip
     assert "&lt;iid&gt;, n = 1,000, the same prompts" in shown and "<iid>" not in shown
     assert shown.count('class="level real"') == 2  # the legend, and the one number that has its level
@@ -43,9 +43,9 @@ def test_guidance_stands_over_its_values_with_intervals_and_the_level_of_real_im
 
 def test_the_trade_off_has_what_is_to_be_raised_across() -> None:
     shown = guidance(models(swept("guidance_scale", *GUIDANCE)))
-    assert "fd against exact, by guidance scale (&lt;iid&gt;)" in shown and "exact, ↑ higher is better" in shown
+    assert "fd against all_correct, by guidance scale (&lt;iid&gt;)" in shown and "all_correct, ↑ higher is better" in shown
     assert cells(shown)[-3:] == [
-        ["model", "guidance scale", "exact", "fd"], ["m0", "1", "25.0%", "90"], ["m0", "3", "50.0%", "80"],
+        ["model", "guidance scale", "all_correct", "fd"], ["m0", "1", "25.0%", "90"], ["m0", "3", "50.0%", "80"],
     ]  # fmt: skip
 
 
