@@ -42,25 +42,42 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
 def started(main: Callable[[Sequence[str]], Any], config_name: str, argv: Sequence[str]) -> None:
     """Does what the flags that people know from Hydra ask for; without one, runs `main`.
 
-    `-m` runs a sweep, `--cfg job` prints the composed configuration, with `--resolve` its references filled in, and
-    `--config-dir DIR` adds configuration files of the user's own.
+    `-m` runs a sweep, `--cfg job` prints the composed configuration, with `--resolve` its references filled in, with `--package KEY` a
+    part of it, `--info` says which file each group comes from, and `--config-dir DIR` adds configuration files of the user's own.
 
-    Raises: ValueError for a flag without its value.
+    Raises: ValueError for a flag without its value, and for a part that the configuration does not have.
     """
     flags, rest = separated(argv)
     rest = [*(f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in flags["--config-dir"]), *rest]
-    if flags["--cfg"]:
-        from omegaconf import OmegaConf
-
+    if flags["--cfg"] or flags["--package"]:
+        print(composed_text(config_name, rest, flags["--package"], resolve=bool(flags["--resolve"])), end="")
+    elif flags["--info"]:
         from runtime.config import compose
 
-        print(OmegaConf.to_yaml(compose(config_name, rest), resolve=bool(flags["--resolve"])), end="")
+        chosen = {group: name for group, name in compose(config_name, rest).choices.items() if name is not None}
+        width = max(map(len, chosen))
+        print("\n".join(f"{group:<{width}}  {group.partition('@')[0]}/{name}.yaml" for group, name in sorted(chosen.items())))
     elif flags["--multirun"]:
         from runtime.sweeps import sweep
 
         sweep(main, config_name, rest, guarded)
     else:
         main(rest)
+
+
+def composed_text(config_name: str, overrides: Sequence[str], parts: Sequence[str], *, resolve: bool) -> str:
+    """The composed configuration in YAML, or the last of the parts named. Raises: ValueError for a part that is not there."""
+    from omegaconf import OmegaConf
+
+    from runtime.config import compose
+
+    cfg = compose(config_name, overrides)
+    if not parts:
+        return OmegaConf.to_yaml(cfg, resolve=resolve)
+    part = OmegaConf.select(cfg, parts[-1], default=None)
+    if part is None:
+        raise ValueError(f"--package {parts[-1]}: the configuration has no such part, or it is null; --cfg job prints the whole")
+    return OmegaConf.to_yaml(part, resolve=resolve) if OmegaConf.is_config(part) else f"{part}\n"
 
 
 def separated(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -82,8 +99,9 @@ def separated(argv: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     return found, rest
 
 
-VALUED, BARE = {"--cfg": "job", "--config-dir": "DIR, a folder of configuration files"}, ("--multirun", "--resolve")
-SHORT_FLAGS = {"-m": "--multirun", "-c": "--cfg", "-cd": "--config-dir"}
+VALUED = {"--cfg": "job", "--config-dir": "DIR, a folder of configuration files", "--package": "KEY, such as model.optimizer"}
+BARE = ("--multirun", "--resolve", "--info")
+SHORT_FLAGS = {"-m": "--multirun", "-c": "--cfg", "-cd": "--config-dir", "-p": "--package"}
 
 
 def guarded(action: Callable[[], Any]) -> int:
@@ -161,7 +179,8 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
   python train.py -m name=study seed=0,1,2                      several runs, one after another, and a table of their means
-  python train.py model=imagen --cfg job                        print the configuration; --config-dir DIR adds files of yours
+  python train.py model=imagen --cfg job -p model.optimizer     print the configuration, or a part; --config-dir DIR adds files of yours
+  python train.py model=imagen --info                           which file each group comes from
   python train.py --version                                     of this repository and of the libraries that results depend on
 
 A run writes runs/<model>/<data>/<name>/ with config.yaml, metrics.jsonl, samples/ and checkpoints/.

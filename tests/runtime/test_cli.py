@@ -178,9 +178,16 @@ def test_flags_of_hydra_do_what_people_know(monkeypatch: pytest.MonkeyPatch, cap
     assert cfg.data.batch_size == 7 and OmegaConf.is_interpolation(cfg.model.lr_schedule, "total_steps")
     assert OmegaConf.create(typed_in("-c", "job", "--resolve", "trainer.max_steps=9")).model.lr_schedule.total_steps == 9
     assert OmegaConf.create(typed_in("--config-dir", str(tmp_path), "data=mine", "--cfg=job")).data.image_size == 48
+    assert OmegaConf.create(typed_in("model=vae", "-c", "job", "-p", "model.optimizer", "model.optimizer.lr=0.25")).lr == 0.25
+    assert typed_in("--package=model.lr_schedule.total_steps", "trainer.max_steps=9") == "9\n"
+    assert typed_in("-p", "model.none").startswith("error: --package model.none: the configuration has no such part")
+    files = dict(line.split() for line in typed_in("--info", "model=ddpm", "optimizer=adamw").splitlines())
+    assert files["model"] == "model/ddpm.yaml" and files["data"] == "data/garments.yaml" and "experiment" not in files
+    assert all((CONF / name).is_file() for name in files.values()), files
     assert not ran
     typed_in(f"--config-dir={tmp_path}", "data=mine", "seed=1")
     assert ran == [[f"hydra.searchpath=[file://{tmp_path}]", "data=mine", "seed=1"]]
     assert typed_in("--cfg", "all") == "error: --cfg all: write --cfg job\n"
+    assert typed_in("-p") == "error: --package: write --package KEY, such as model.optimizer\n"
     assert typed_in("--config-dir") == "error: --config-dir: write --config-dir DIR, a folder of configuration files\n"
     assert typed_in("model=imagin", "--cfg", "job").startswith("error: model=imagin: there is no such model")
