@@ -119,7 +119,12 @@ def write_module_pages(folder: Path) -> None:
 
 
 def build(out: Path) -> None:
-    """Writes the site. Raises: RuntimeError without Sphinx, and with its words if a page does not hold together."""
+    """Writes the site, in the place of an earlier one.
+
+    Raises: RuntimeError if the folder holds something else, without Sphinx, and with its words if a page does not hold together.
+    """
+    if out.exists() and not (out / "searchindex.js").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise RuntimeError(f"--out {out}: it holds something else than a site; give an empty or a new folder")
     if any(importlib.util.find_spec(name) is None for name in ("sphinx", "furo", "myst_parser")):
         raise RuntimeError("the site is made by Sphinx: pip install -r requirements-docs.txt")
     with tempfile.TemporaryDirectory() as temporary:

@@ -47,6 +47,15 @@ def test_without_sphinx_one_line_says_what_to_install(monkeypatch: pytest.Monkey
         build(tmp_path / "site")
 
 
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for out in (tmp_path, mine):
+        with pytest.raises(RuntimeError, match="it holds something else than a site"):
+            build(out)
+    assert mine.read_text() == "mine"
+
+
 def test_a_room_s_page_has_all_its_modules() -> None:
     page = module_page("diffusion")
     for path in (REPO / "diffusion").rglob("*.py"):
