@@ -16,6 +16,7 @@ MAX_DIRECTORY_BYTES = 2**24  # of the archive's list of records
 MAX_PICKLE_BYTES = 2**23  # of the structure without the numbers; a checkpoint of 3,000 weights has 3 MB
 MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 50
+FOLDER = 0x10  # of a record's attributes, as MS-DOS has them
 # The words of pickle's language that torch.save uses for containers, text, numbers and tensors.
 OPERATIONS = frozenset(
     "APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD EMPTY_DICT EMPTY_LIST "
@@ -113,6 +114,8 @@ def _structure(archive: zipfile.ZipFile, size: int) -> bytes:
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise ValueError(f"{shortened(record.filename)} in it is compressed, which no checkpoint is")
+        if record.external_attr & FOLDER:  # torch would leave its memory as it was, and take that for the contents
+            raise ValueError(f"{shortened(record.filename)} in it is marked as a folder")
     if sum(record.file_size for record in records) > size or len({r.filename for r in records}) != len(records):
         raise ValueError("its records overlap")
     pickles = [record for record in records if record.filename.endswith(".pkl")]

@@ -1,7 +1,7 @@
-"""The zoo's Imagen computes what it computed when it was trained: outputs recorded before the house was rebuilt.
+"""The zoo's Imagen computes what it computed when it came into the zoo.
 
-The recording (tests/recorded/imagen_scenes.safetensors) was made with the nets, schedules, guidance, thresholds and
-sampler of that time, from inputs that no random generator enters.
+The recording (tests/recorded/imagen_scenes.safetensors) was made then, with the nets, schedules, guidance, thresholds and sampler of that time, from inputs that no random generator enters. The recording
+of the model before, made before the house was rebuilt, held until that model was replaced.
 """
 
 from __future__ import annotations

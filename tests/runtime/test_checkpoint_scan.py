@@ -176,6 +176,36 @@ def test_a_long_list_of_records_is_refused_before_it_is_read(tmp_path: Path) -> 
         check_archive(tmp_path / "x.ckpt")
 
 
+def directory(content: bytes) -> range:
+    """Where the archive's list of records lies."""
+    end = content.rfind(b"PK\x05\x06")
+    return range(int.from_bytes(content[end + 16 : end + 20], "little"), end)
+
+
+def test_a_record_marked_as_a_folder_is_damage(tmp_path: Path) -> None:
+    content, path = bytearray(saved({"state_dict": {"a": torch.ones(3)}})), tmp_path / "a.ckpt"
+    path.write_bytes(content)
+    check_archive(path)
+    content[content.rfind(b"PK\x01\x02", 0, content.rfind(b"data/0")) + 38] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="data/0 in it is marked as a folder"):
+        check_archive(path)
+
+
+def test_no_bit_of_the_list_of_records_changes_what_is_read(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    content, path = saved({"state_dict": state}), tmp_path / "a.ckpt"
+    accepted = 0
+    for place in directory(content):
+        for bit in range(8):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            if is_good(path):
+                accepted += 1
+                again = torch.load(path, weights_only=True)["state_dict"]
+                assert all(torch.equal(again[name], value) for name, value in state.items()), (place, bit)
+    assert accepted  # bits that nothing reads, such as dates
+
+
 def test_a_good_file_comes_back_in_plain_containers(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(saved({**GOOD, "half": torch.zeros(2, dtype=torch.bfloat16), "pair": (1, 2)}))
     found = read(tmp_path / "x.ckpt")
