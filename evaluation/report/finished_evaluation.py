@@ -13,6 +13,7 @@ from evaluation.report.metrics_json import checked
 from files import inside, read_json
 
 SCHEMA = 2
+FORMER_NAMES = {f"exact{end}": f"all_correct{end}" for end in ("", "_low", "_high", "_real")}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class FinishedEvaluation:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             schema = reprlib.repr(data.get("schema")) if isinstance(data, dict) else "none"
             raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}: evaluate again")
-        return cls(checked(data, str(path)), path.parent)
+        return cls(todays_names(checked(data, str(path))), path.parent)
 
     @property
     def name(self) -> str:
@@ -72,6 +73,13 @@ class FinishedEvaluation:
     def _picture(self, folder: Path | None, index: int) -> Path | None:
         path = picture(folder, index) if folder is not None else None
         return path if path is not None and inside(path, self.folder) else None
+
+
+def todays_names(found: Any) -> Any:
+    """What metrics.json holds, where the metric `exact` of earlier evaluations has its name of today."""
+    if isinstance(found, dict):
+        return {FORMER_NAMES.get(key, key): todays_names(value) for key, value in found.items()}
+    return [todays_names(value) for value in found] if isinstance(found, list) else found
 
 
 def picture(folder: Path, index: int) -> Path | None:

@@ -180,6 +180,8 @@ def test_flags_of_hydra_do_what_people_know(monkeypatch: pytest.MonkeyPatch, cap
     assert OmegaConf.create(typed_in("--config-dir", str(tmp_path), "data=mine", "--cfg=job")).data.image_size == 48
     assert OmegaConf.create(typed_in("model=vae", "-c", "job", "-p", "model.optimizer", "model.optimizer.lr=0.25")).lr == 0.25
     assert typed_in("--package=model.lr_schedule.total_steps", "trainer.max_steps=9") == "9\n"
+    shown = [OmegaConf.create(typed_in("-p", "model.lr_schedule", "trainer.max_steps=9", *more)) for more in ((), ("--resolve",))]
+    assert OmegaConf.is_interpolation(shown[0], "total_steps") and shown[1].total_steps == 9
     assert typed_in("-p", "model.none").startswith("error: --package model.none: the configuration has no such part")
     files = dict(line.split() for line in typed_in("--info", "model=ddpm", "optimizer=adamw").splitlines())
     assert files["model"] == "model/ddpm.yaml" and files["data"] == "data/garments.yaml" and "experiment" not in files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.report.finished_evaluation import FinishedEvaluation, picture
+from evaluation.report.finished_evaluation import FinishedEvaluation, picture, todays_names
 
 
 def test_a_picture_is_found_whatever_its_zeros(tmp_path: Path) -> None:
@@ -45,6 +45,15 @@ def test_a_folder_without_an_evaluation_says_what_to_run(tmp_path: Path) -> None
     (tmp_path / "metrics.json").write_text('{"schema": 1}')
     with pytest.raises(ValueError, match="has schema 1, this version reads"):
         FinishedEvaluation.load(tmp_path)
+
+
+def test_evaluations_from_before_are_read_under_todays_name() -> None:
+    before = {"splits": {"iid": {"metrics": {"exact": {"value": 1}}, "details": {"scores": [{"count": 1.0, "exact": 1.0}]}}},
+              "sweeps": [{"series": [{"x": 1, "exact": 0.5, "exact_low": 0.4, "exact_high": 0.6}]}]}  # fmt: skip
+    assert todays_names(before) == {
+        "splits": {"iid": {"metrics": {"all_correct": {"value": 1}}, "details": {"scores": [{"count": 1.0, "all_correct": 1.0}]}}},
+        "sweeps": [{"series": [{"x": 1, "all_correct": 0.5, "all_correct_low": 0.4, "all_correct_high": 0.6}]}],
+    }
 
 
 def test_results_are_read_from_disk_or_refused_in_one_line(results: list[FinishedEvaluation], tmp_path: Path) -> None:

@@ -59,5 +59,9 @@ def test_what_is_too_long_is_refused_or_cut(letters: Letters) -> None:
     torch.testing.assert_close(cut.embeds[0], Letters(BagOfWords(dim=64)).encode([WORD]).embeds[0, :6])
 
 
+def test_both_move_to_a_device(letters: Letters) -> None:
+    assert letters.to("meta") is letters and letters.device == letters.encoder.device == torch.device("meta")
+
+
 def test_no_caption_gives_no_row(letters: Letters) -> None:
     assert letters.encode([]).embeds.shape[0] == 0
