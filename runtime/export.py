@@ -40,30 +40,32 @@ def export(ckpt: str, out: str | Path) -> Path:
     if (out / WEIGHTS).exists():
         raise ValueError(f"out={out} holds a model already: choose another name")
     module, config, info = load_module(ckpt)
+    facts = {"train_sec": info["train_sec"], "seed": info["seed"], "versions": info["versions"]}
     # Buffers keep their own type: a counter does not fit half precision.
     halves = {name for name, _ in module.named_parameters()}
     state = {n: half(v, n) if n in halves else v for n, v in module.state_dict().items()}
+    write_zoo(out, module, state, portable(config), {"weights": f"{info['weights']}, float16", **facts})
+    if needed := needs(config):
+        print(f"note: {out} holds no weights of {', '.join(needed)}: whoever loads it needs that model in the same place", flush=True)
+    return out
+
+
+def write_zoo(out: Path, module: Any, state: dict[str, torch.Tensor], config: Any, facts: dict[str, Any]) -> None:
+    """Writes weights, configuration and card into the folder `out`; the card is last."""
     extra: dict[str, Any] = {}
     module.on_save_checkpoint(extra)
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / WEIGHTS, durable=True) as fresh:
         save_file({n: v.contiguous().clone() for n, v in state.items()}, fresh)
-    write_text(out / CONFIG, OmegaConf.to_yaml(portable(config), resolve=False), durable=True)
-    card = {
+    write_text(out / CONFIG, OmegaConf.to_yaml(config, resolve=False), durable=True)
+    card = facts | {
         "name": out.name,
-        "weights": f"{info['weights']}, float16",
         "parameters": sum(p.numel() for p in module.parameters()),
         "sha256": sha256(out / WEIGHTS),
         "config_sha256": sha256(out / CONFIG),
-        "train_sec": info["train_sec"],
-        "seed": info["seed"],
-        "versions": info["versions"],
         "module": extra,
     }
     write_json(out / CARD, sealed(card), durable=True)
-    if needed := needs(config):
-        print(f"note: {out} holds no weights of {', '.join(needed)}: whoever loads it needs that model in the same place", flush=True)
-    return out
 
 
 def needs(config: DictConfig) -> list[str]:

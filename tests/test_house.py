@@ -53,6 +53,7 @@ ARROWS: dict[str, set[str]] = {
     "train.py": {"runtime"},
     "api.py": {"contracts", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
     "hubconf.py": {"api"},
+    "convert.py": {"files", "torch", "omegaconf", "runtime", "networks"},
     "sample.py": {"api", "contracts", "files", "torch", "numpy", "PIL", "omegaconf", "runtime", "evaluation", "evaluation/metrics", "evaluation/pictures"},
     "evaluate.py": {"runtime", "evaluation"},
 }
@@ -67,6 +68,7 @@ LAZY: dict[str, set[str]] = {
     },
     "evaluation": {"wandb", "wandb_workspaces"},
     "runtime": {"wandb"},
+    "convert.py": {"safetensors"},
     "demo": {"gradio"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import convert
 import evaluate
 import sample
 import train
@@ -21,7 +22,7 @@ from runtime.config import REPO
 from tests.datamodules.class_data import small_run, write_class_data
 from tests.toy import CONF, overrides
 
-MAIN = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "export": export.main}
+MAIN = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "export": export.main, "convert": convert.main}
 
 # What each family's lines begin with. {…} are places that the fixture below makes.
 TRAIN = "trainer=cpu logger.wandb=null paths.runs={runs}"
@@ -588,11 +589,22 @@ EXPORTING = [
     ("ckpt={toy} out={zoo}", "holds a model already"),
     ("ckpt={toy} out={new} seed=1", "write: python -m runtime.export"),
 ]
+CONVERTING = [
+    ("", "write: python convert.py"),
+    ("ckpt={toy}", "write: python convert.py"),
+    ("from={empty} out={new}", "write: python convert.py"),
+    ("ckpt=nope out={new}", "ckpt=nope: no such file"),
+    ("ckpt={toy} out={new}", "ckpt={toy}: only diffusion models of pixels with the net of DDPM"),
+    ("ckpt={toy} out={file}", "out={file}: is a file"),
+    ("from={empty} out={new} data=cifar10", "{empty}: no config.json"),
+    ("from={file} out={new} data=cifar10", "{file}: no config.json"),
+]
 LINES = [
     *(("train", f"{FAMILIES.get(family, TRAIN) if family != 'resume' else ''} {typed}", said) for family, typed, said in TRAINING),
     *(("sample", f"hydra.searchpath=[file://{CONF}] out={{new}} {typed}", said) for typed, said in SAMPLING),
     *(("evaluate", f"hydra.searchpath=[file://{CONF}] {typed}", said) for typed, said in EVALUATING),
     *(("export", typed, said) for typed, said in EXPORTING),
+    *(("convert", typed, said) for typed, said in CONVERTING),
 ]  # fmt: skip
 
 
