@@ -14,7 +14,8 @@ from callbacks.steps import due
 
 
 class MetricsLog(pl.Callback):
-    """Logs mean losses, gradient norms, learning rates and images per second every so many optimiser steps.
+    """Logs mean losses, gradient norms, learning rates, images per second and the share of the time that is spent waiting
+    for data, every so many optimiser steps.
 
     Values are summed on the device and read only when logged. The sums are in the checkpoint, so a resumed run writes
     the same lines. What depends on the clock is named `time/…`.
@@ -27,10 +28,10 @@ class MetricsLog(pl.Callback):
         self.every_steps = every_steps
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self._clock: tuple[float, int] | None = None
+        self._clock: tuple[float, int, float] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self._clock = time.monotonic(), module.images_seen
+        self._clock = self._now(trainer, module)
         self.sums = {name: value.to(module.device) for name, value in self.sums.items()}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
@@ -57,11 +58,16 @@ class MetricsLog(pl.Callback):
         skipped = [c.total for c in trainer.callbacks if type(c).__name__ == "NanGuard"]
         if any(skipped):
             line["train/skipped_steps"] = sum(skipped)
-        now, (then, images) = time.monotonic(), self._clock
-        line["time/images_per_sec"] = (module.images_seen - images) / max(now - then, 1e-9)
+        seconds, images, waited = (now - then for now, then in zip(self._now(trainer, module), self._clock))
+        line["time/images_per_sec"] = images / max(seconds, 1e-9)
+        line["time/data_wait"] = waited / max(seconds, 1e-9)
         for logger in trainer.loggers:
             logger.log_metrics(line, step=module.optimizer_steps)
-        self.sums, self.counts, self._clock = {}, {}, (now, module.images_seen)
+        self.sums, self.counts, self._clock = {}, {}, self._now(trainer, module)
+
+    def _now(self, trainer: pl.Trainer, module: Any) -> tuple[float, int, float]:
+        """Seconds on the clock, images seen, and seconds waited for data."""
+        return time.monotonic(), module.images_seen, trainer.profiler.seconds
 
     def state_dict(self) -> dict[str, Any]:
         """To be called on all processes at once, as saving does: a checkpoint holds the sums of every process."""

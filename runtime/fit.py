@@ -298,6 +298,7 @@ def build_trainer(cfg: DictConfig, checkpoint: dict[str, Any] | None, record: Js
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=[record, *loggers],
+            profiler=instantiate({"_target_": "callbacks.data_wait.DataWait"}),
             callbacks=[instantiate(settings.stop), *callbacks, RunState(cfg, checkpoint, record)],
             plugins=[AtomicCheckpointIO(first_saved(cfg))],
             default_root_dir=cfg.run_dir,

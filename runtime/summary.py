@@ -11,6 +11,7 @@ from typing import Any
 from runtime.run_dir import shown
 
 SHOWN = ("train/loss", "val", "eval")  # beginnings of the figures that matter; the rest is in metrics.jsonl
+LONG_WAIT = 0.2  # share of the time beyond which the data is worth a word
 LINE = 110  # characters of figures
 
 
@@ -24,6 +25,8 @@ def summary(path: Path, module: Any, metrics: Mapping[str, Any], train_sec: floa
         prompts: that the data suggests for a model of text.
     """
     rows = [("finished", f"step {module.optimizer_steps:,}  images {module.images_seen:,}  {timedelta(seconds=round(train_sec))} of training")]
+    if (wait := metrics.get("time/data_wait", 0.0)) > LONG_WAIT:
+        rows.append(("data", f"{wait:.0%} of the last steps' time was spent waiting for data: more data.num_workers may help"))
     rows += figures(metrics)
     for name, pattern in (("pictures", "samples/*.png"), ("film", "samples.gif"), ("report", "*/report.html"), ("checkpoint", "checkpoints/*.ckpt")):
         if found := sorted(path.glob(pattern), key=lambda file: file.stat().st_mtime):

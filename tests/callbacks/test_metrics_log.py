@@ -27,6 +27,7 @@ class Run:
             optimizers=[SimpleNamespace(param_groups=groups[:1]), SimpleNamespace(param_groups=groups[1:])],
             loggers=[SimpleNamespace(log_metrics=lambda line, step: self.lines.append((step, line)))],
             world_size=processes, strategy=SimpleNamespace(reduce=self.reduce),
+            profiler=SimpleNamespace(seconds=0.0),
         )  # fmt: skip
         callback.on_train_start(self.trainer, self.module)
 
@@ -107,6 +108,17 @@ def test_the_rate_is_that_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None
         now[0] += 1 + i // 2  # the second window takes twice as long
         run.batch({"loss": 0.0})
     assert [line["time/images_per_sec"] for _, line in run.lines] == [8.0, 4.0]
+
+
+def test_the_wait_for_data_is_a_share_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
+    run = Run(MetricsLog(1))
+    for waited in (0.5, 1.5):
+        now[0] += 2
+        run.trainer.profiler.seconds += waited
+        run.batch({"loss": 0.0})
+    assert [line["time/data_wait"] for _, line in run.lines] == [0.25, 0.75]
 
 
 def test_skipped_steps_are_shown_where_there_are_any() -> None:

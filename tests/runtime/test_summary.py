@@ -31,6 +31,12 @@ def test_many_figures_are_wrapped_and_none_is_lost() -> None:
     assert sum(text.count("a_long_name") for _, text in rows) == 12
 
 
+@pytest.mark.parametrize(("wait", "said"), [(0.1, False), (0.35, True)])
+def test_a_long_wait_for_data_is_worth_a_row(wait: float, said: bool, tmp_path: Path) -> None:
+    rows = summary(tmp_path, module(), {"time/data_wait": wait}, 1).splitlines()
+    assert any(row.startswith("data ") and "35%" in row for row in rows) == said
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
