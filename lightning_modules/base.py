@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from contracts import Batch, Request
 from networks.checkpointing import checkpoint_blocks
+from networks.compiling import compile_nets
 
 
 class GenerativeModule(pl.LightningModule):
@@ -89,6 +90,11 @@ class GenerativeModule(pl.LightningModule):
         """
         if not checkpoint_blocks(self):
             raise ValueError(f"trainer.checkpoint_activations=true: {type(self).__name__} has no blocks that could compute again what they need")
+
+    def compile_nets(self) -> None:
+        """Compile the nets for training. Raises: ValueError for a family that has none."""
+        if not compile_nets(self):
+            raise ValueError(f"trainer.compile=true: {type(self).__name__} has no nets to compile")
 
     def param_groups(self) -> list[Any]:
         """What the optimiser gets: trainable parameters, or groups of them with their own settings."""

@@ -13,6 +13,7 @@ from rng.keyed import keyed_generators, keyed_randn, randn
 from contracts import Request, label_tensor
 from lightning_modules.base import GenerativeModule, check_schedules, seed_everything
 from lightning_modules.gan_checks import check_arguments, check_layers
+from networks.compiling import compile_nets
 from objectives.adversarial import accuracy, adversarial_loss
 from objectives.diff_augment import NUM_UNIFORM, augment, check_policy
 from objectives.penalties import gradient_penalty, half_square, lazy, scores_and_slope
@@ -95,6 +96,10 @@ class GAN(GenerativeModule):
         self.policy, self.discriminator_lr = tuple(augment), discriminator_lr
         check_layers(self.discriminator, self.penalty_weights, loss)
         self._held: list[dict[str, Any]] = []  # batches of a step that is not complete
+
+    def compile_nets(self) -> None:
+        """Compile the generator alone: penalties need second derivatives of the discriminator, which compiled code does not give."""
+        compile_nets(nn.ModuleList([self.generator]))
 
     # ---- the two players ----
 

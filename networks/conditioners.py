@@ -113,13 +113,15 @@ class TextConditioner(Conditioner):
     Reads `text_embeds` (B, L, text_dim), `text_mask` (B, L) bool and, where given, `text_keep` (B,) bool, False = an
     empty caption. Tokens are layer-normalised (the paper found that this "considerably" helps) and projected;
     ``num_layers`` trainable transformer layers may refine them for the image's sake (0 in the paper; cheap, since a
-    caption has few tokens). The pooled vector is an attention pooling with one learned query.
+    caption has few tokens). The pooled vector is an attention pooling by learned queries: with one it is an average of the
+    tokens, with several it can keep apart what different words say.
 
     Args:
         text_dim: width of the encoder's tokens.
         tokens_dim: width of the context given to attention.
         emb_dim: width of the pooled vector.
         num_layers: trainable layers on top of the frozen encoder.
+        num_queries: of the pooling.
         max_length: longest caption, in tokens, that the position table covers.
 
     Source: Saharia et al. 2022 (Imagen), appendix D.3.1.
@@ -134,6 +136,7 @@ class TextConditioner(Conditioner):
         emb_dim: int,
         *,
         num_layers: int = 0,
+        num_queries: int = 1,
         head_dim: int = 32,
         max_length: int = 256,
     ) -> None:
@@ -149,10 +152,9 @@ class TextConditioner(Conditioner):
             for _ in range(num_layers)
         )  # fmt: skip
         self.norm_out = nn.LayerNorm(tokens_dim)
-        self.pool_logit = nn.Linear(tokens_dim, 1)
-        self.pool_out = nn.Sequential(
-            nn.LayerNorm(tokens_dim), nn.Linear(tokens_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
-        )
+        self.pool_logit = nn.Linear(tokens_dim, num_queries)
+        width = num_queries * tokens_dim
+        self.pool_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
 
     def from_batch(self, batch: Batch) -> Value:
         if "text_embeds" not in batch:
@@ -185,9 +187,9 @@ class TextConditioner(Conditioner):
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=~mask)
         tokens = self.norm_out(tokens)
-        logits = self.pool_logit(tokens).squeeze(-1).float().masked_fill(~mask, float("-inf"))  # (B, L)
-        pooled = (logits.softmax(-1)[..., None] * tokens).sum(1)
-        return {"vector": self.pool_out(pooled), "tokens": tokens, "token_mask": mask}
+        logits = self.pool_logit(tokens).float().masked_fill(~mask[..., None], float("-inf"))  # (B, L, num_queries)
+        pooled = logits.softmax(1).to(tokens.dtype).transpose(1, 2) @ tokens  # (B, num_queries, tokens_dim)
+        return {"vector": self.pool_out(pooled.flatten(1)), "tokens": tokens, "token_mask": mask}
 
 
 class LowresConditioner(Conditioner):

@@ -199,6 +199,8 @@ def module_of(cfg: DictConfig, checkpoint: dict[str, Any] | None) -> Any:
         start_from(module, cfg.init, trusted(cfg.get("trust")))
     if cfg.trainer.get("checkpoint_activations"):
         module.checkpoint_activations()
+    if cfg.trainer.get("compile"):
+        module.compile_nets()
     return module
 
 

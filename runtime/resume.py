@@ -45,6 +45,7 @@ FREE = (
     "run_dir",
     "trainer.accelerator",
     "trainer.checkpoint_activations",
+    "trainer.compile",
     "trainer.devices",
     "trainer.max_steps",
     "trainer.max_time",
@@ -53,7 +54,7 @@ FREE = (
     "trainer.strategy",
     "trust",
 )
-ROUNDING = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")  # other sums, the same to rounding
+ROUNDING = ("trainer.accelerator", "trainer.compile", "trainer.devices", "trainer.num_nodes", "trainer.strategy")  # other sums, the same to rounding
 
 
 def configure(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any] | None]:
@@ -138,7 +139,7 @@ def check_run(cfg: DictConfig, path: Path) -> None:
     for key in ("callbacks", "logger", "init", "run_dir", "resume_force"):
         if key not in cfg:
             cfg[key] = None
-    for name, value in (("num_nodes", 1), ("checkpoint_activations", False)):
+    for name, value in (("num_nodes", 1), ("checkpoint_activations", False), ("compile", False)):
         cfg.trainer.setdefault(name, value)
     cfg.trust = None  # the word of whoever types, never of the file
 

@@ -141,6 +141,7 @@ class Trainer(Closed):
     max_time: Duration | None
     accumulate: Count
     checkpoint_activations: bool = False
+    compile: bool = False
     stop: Node
 
 

@@ -14,8 +14,9 @@ from networks.text.quotes import quoted
 class Letters(TextEncoder):
     """Another encoder's tokens, followed by one token for each letter that the caption quotes.
 
-    A letter's token is the sum of three fixed random vectors of +1 and -1: of the letter, of its place from the start, and of its
-    place from the end. They come from a hash, so there is nothing to learn or store. The pooled vector is the other encoder's.
+    A letter's token is the sum of four fixed random vectors of +1 and -1: of the letter, of its place from the start, of its place
+    from the end, and of letter and place together, so that an average of the tokens still says which letter stands where.
+    They come from a hash, so there is nothing to learn or store. The pooled vector is the other encoder's.
     A tokenizer makes one token of a common word, whose vector says little of its letters; letters alone read the
     rest of a caption badly, and both together do well.
 
@@ -30,7 +31,7 @@ class Letters(TextEncoder):
         self.encoder, self._dim = encoder, dim
         self._vectors: dict[str, np.ndarray] = {}
 
-    id = property(lambda self: f"{self.encoder.id}+letters")
+    id = property(lambda self: f"{self.encoder.id}+letters2")
     revision = property(lambda self: self.encoder.revision)
     max_length = property(lambda self: self.encoder.max_length)
     pooled_dim = property(lambda self: self.encoder.pooled_dim)
@@ -71,6 +72,7 @@ class Letters(TextEncoder):
     def _letters(self, caption: str) -> list[np.ndarray]:
         return [
             self._vector("letter", letter) + self._vector("from the start", i) + self._vector("from the end", len(text) - i)
+            + self._vector("both", letter, i)
             for text in quoted(caption)
             for i, letter in enumerate(text)
         ]

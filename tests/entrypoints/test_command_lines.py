@@ -72,6 +72,8 @@ TRAINING = [
     ("toy", "trainer.num_nodes=0", "trainer.num_nodes=0: give"),
     ("toy", "trainer.checkpoint_activations=true", "trainer.checkpoint_activations=true: Toy has no blocks"),
     ("toy", "trainer.checkpoint_activations=often", "trainer.checkpoint_activations=often: give true or false"),
+    ("toy", "trainer.compile=true", "trainer.compile=true: Toy has no nets"),
+    ("toy", "trainer.compile=quick", "trainer.compile=quick: give true or false"),
     ("toy", "+trainer.gradient_clip_val=2", r"nothing reads 'trainer.gradient_clip_val'"),
     ("toy", "+a.b.c=2", r"nothing reads 'a.b.c'"),
     ("toy", "+paths.x=2", r"nothing reads 'paths.x'"),

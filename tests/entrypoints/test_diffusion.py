@@ -17,6 +17,7 @@ from PIL import Image
 from evaluate import main as evaluate
 from runtime.checkpoint import load_module
 from sample import main as sample
+from networks import compiling
 from tests.datamodules.class_data import write_class_data
 from tests.entrypoints.test_ddp import assert_close
 from tests.sessions import assert_same, contents, overrides, run, start, wait_for
@@ -97,6 +98,17 @@ def test_two_processes_equal_one(variant: str, data: Path, tmp_path: Path) -> No
     assert run(arguments(variant, data, tmp_path / "one", *more), log, timeout=300) == 0, log.read_text()
     assert run(arguments(variant, data, tmp_path / "two", *more, *two), log, timeout=300) == 0, log.read_text()
     assert_close(contents(tmp_path / "one"), contents(tmp_path / "two"))
+
+
+def test_compiled_nets_train_the_same_weights_under_the_same_names(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    plain, again, constant = tmp_path / "plain", tmp_path / "again", "model.lr_schedule=null"
+    train(arguments("ddpm_by_class", data, plain, "trainer.max_steps=4", constant))
+    train(arguments("ddpm_by_class", data, again, "trainer.max_steps=3", constant, "trainer.compile=true"))
+    train([f"resume={again}", "trainer.max_steps=4", "trainer.compile=false"])
+    ours, theirs = contents(again)["state_dict"], contents(plain)["state_dict"]
+    assert ours.keys() == theirs.keys()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
 def test_recomputed_activations_train_the_same_weights(data: Path, tmp_path: Path) -> None:

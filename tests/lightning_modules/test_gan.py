@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from contracts import Request
 from lightning_modules.gan import GAN, frozen
+from networks import compiling
 from networks.gan import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from objectives.adversarial import LOSSES
 from objectives.diff_augment import NUM_UNIFORM, augment
@@ -354,3 +355,10 @@ def test_spectral_norm_bounds_a_wasserstein_critic() -> None:
     discriminator = partial(DCGANDiscriminator, dims=[4, 4], norm="none", spectral=True)
     module = train(make(loss="wasserstein", discriminator=discriminator), make_batches(2))
     assert module.last_losses["d_loss"].isfinite()
+
+
+def test_the_generator_alone_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    module = make(r1=1.0)
+    module.compile_nets()
+    assert module.generator._compiled_call_impl is not None and module.discriminator._compiled_call_impl is None

@@ -50,8 +50,9 @@ def test_the_embedding_is_a_perceptron_of_the_waves() -> None:
     assert [type(m).__name__ for m in layer.mlp] == ["Linear", "SiLU", "Linear"] and layer(torch.rand(3)).shape == (3, 6)
 
 
-def test_without_layers_tokens_are_normalised_projected_and_pooled_by_attention() -> None:
-    net = randomised(TextConditioner(12, 16, 10, head_dim=8))
+@pytest.mark.parametrize("queries", [1, 3])
+def test_without_layers_tokens_are_normalised_projected_and_pooled_by_attention(queries: int) -> None:
+    net = randomised(TextConditioner(12, 16, 10, head_dim=8, num_queries=queries))
     told = net({"text": text(), "mask": MASK})
     context, pooled = told["tokens"], told["vector"]
     assert torch.equal(told["token_mask"], MASK) and list(told) == ["vector", "tokens", "token_mask"]
@@ -60,8 +61,8 @@ def test_without_layers_tokens_are_normalised_projected_and_pooled_by_attention(
     torch.testing.assert_close(context, tokens)
     for b, (row, mask) in enumerate(zip(tokens, MASK)):
         real = row[mask]
-        weights = torch.softmax(net.pool_logit(real)[:, 0].float(), 0).double()
-        expected = net.pool_out((weights[:, None] * real).sum(0))
+        weights = [torch.softmax(logits.float(), 0).double() for logits in net.pool_logit(real).T]
+        expected = net.pool_out(torch.cat([(w[:, None] * real).sum(0) for w in weights]))
         torch.testing.assert_close(pooled[b], expected, rtol=1e-5, atol=1e-6)
 
 
