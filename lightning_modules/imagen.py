@@ -50,10 +50,10 @@ class Imagen(Cascade):
         return batch | {"text_keep": self.filled(batch["caption"])} if "caption" in batch else batch
 
     def request_fields(self, request: Request) -> Batch:
-        """The embeddings of the prompts."""
+        """The prompts and their embeddings."""
         if request.texts is None:
             raise ValueError("this model draws from prompts: give one per image, an empty one for an unconditional image")
-        return self.embed(request.texts)
+        return {"caption": list(request.texts)} | self.embed(request.texts)
 
     def embed(self, captions: Sequence[str]) -> Batch:
         """`text_embeds` (B, L, D), `text_mask` (B, L) bool and `text_keep` (B,) bool, False for an empty caption."""

@@ -183,7 +183,8 @@ class DiffusionStage(nn.Module):
         for name, conditioner in self.conditioners.items():
             value = conditioner.from_batch(batch)
             if conditioner.droppable:
-                keep = keyed_rand(seeds, tag, "drop", name, device=device_of(value)) >= self.cond_drop_prob[name]
+                key = conditioner.dropped_with or name
+                keep = keyed_rand(seeds, tag, "drop", key, device=device_of(value)) >= self.cond_drop_prob[name]
                 value = conditioner.drop(value, keep)
             values[name] = value
         return values

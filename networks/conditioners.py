@@ -30,6 +30,7 @@ class Conditioner(nn.Module):
     """One kind of condition."""
 
     reads = ""  # what it is told by: "label" and "text" of a request, "lowres" and "known" of a stage
+    dropped_with = ""  # the name of another conditioner, to be dropped for the same images where the probabilities are the same
     droppable = True  # whether there is an unconditional value; False keeps the value in both passes of guidance
 
     def from_batch(self, batch: Batch) -> Value:

@@ -48,7 +48,7 @@ RANGES: dict[str, Any] = {
         "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "patch_size",
         "penalty_every", "size", "text_dim", "token_dim", "tokens_dim", "total_steps",
         batch_size=2**20, buckets=2**16, candidates=256, channels=2**12, dim=2**16, eval_importance_samples=10**5, fit_images=10**6, image_size=2**13,
-        importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, n=10**6, num_frequencies=2**16,
+        importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, max_letters=2**10, n=10**6, num_frequencies=2**16,
         num_steps=10**5, substeps=10**4, num_test_images=10**7, num_train_steps=10**6, num_val=10**7, num_val_images=10**7,
         train_images=10**7, layers=10**3, vocab_size=10**6,
     ),

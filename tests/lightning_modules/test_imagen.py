@@ -272,7 +272,8 @@ def test_stages_are_told_the_text_of_a_request():
     module.stages["base"].images_trained += 1
     draw(module, ["a b", ""], seeds=[4, 9])
     given, embedded = module.stages["base"].given, module.embed(["a b", ""])
-    assert sorted(given) == ["text_embeds", "text_keep", "text_mask"] and given["text_keep"].tolist() == [True, False]
+    assert sorted(given) == ["caption", "text_embeds", "text_keep", "text_mask"]
+    assert given["caption"] == ["a b", ""] and given["text_keep"].tolist() == [True, False]
     assert torch.equal(given["text_embeds"], embedded["text_embeds"]) and torch.equal(given["text_mask"], embedded["text_mask"])
     assert module.conditioning == "text"
 

@@ -26,6 +26,7 @@ from networks.conditioners import (
     LowresConditioner,
     TextConditioner,
 )
+from networks.spelling import SpellingConditioner
 
 N, LENGTH, DIM = 240, 4, 6
 SCHEDULE = CosineSchedule(shift=-1.0)
@@ -193,6 +194,14 @@ def test_text_is_dropped_as_often_as_asked(prob: float) -> None:
     assert torch.equal(seen["token_mask"][~dropped], batch["text_mask"][~dropped])
     other, _ = seen_in_loss(make(cond_drop_prob=prob), batch, tag="base")
     assert torch.equal(~other["tokens"].any(2).any(1), dropped) == (prob != 0.3)
+
+
+def test_what_a_caption_says_is_dropped_as_a_whole() -> None:
+    conditioners = {"text": PlainText(), "spelling": SpellingConditioner(DIM)}
+    batch = data(64) | {"caption": ['"A"'] * 64}
+    seen, _ = seen_in_loss(make(cond_drop_prob=0.5, conditioners=conditioners), batch)
+    dropped = ~seen["tokens"].any(2).any(1)
+    assert 20 < dropped.sum() < 44 and torch.equal(~seen["vector"].any(1), dropped)
 
 
 def test_an_empty_caption_is_told_as_a_dropped_one() -> None:

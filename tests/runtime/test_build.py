@@ -251,7 +251,7 @@ networks.gan.DCGANGenerator networks.gan.GrowingGenerator networks.gan.MLPDiscri
 networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discriminator networks.gan_r3.R3Generator
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
 networks.gan_residual.UpBlock networks.masked_image_conditioner.MaskedImageConditioner networks.open_clip_towers.OpenCLIPTowers
-networks.prior.EmbeddedCaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.text.bag_of_words.BagOfWords
+networks.prior.EmbeddedCaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.spelling.SpellingConditioner networks.text.bag_of_words.BagOfWords
 networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.letters.Letters networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
