@@ -16,6 +16,7 @@ import pytest
 PARTS = 5
 # Processor seconds on one core, measured; what is not here counts as OTHERS.
 SECONDS = {
+    "tests/demo/test_notebook.py::test_every_cell_runs": 80,
     "tests/benchmarks/test_gan_mimicry.py::test_end_to_end": 18,
     "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[minimax]": 49,
     "tests/benchmarks/test_gan_modes.py::test_every_loss_covers_the_ring[non_saturating]": 56,
