@@ -3,7 +3,7 @@
 python -m benchmarks.when_decided --ckpt imagen-scenes [--names zoo … --n 96 --publish]
 
 Training images of captioned scenes are noised at sixteen levels. The first stage predicts v under the image's own caption and under one in
-which one thing is wrong: the relation, a colour, the number. The mean excess of the squared error under the false caption says how much the
+which one thing is wrong: the relation, a colour, the number, the letters of a word. The mean excess of the squared error under the false caption says how much the
 model goes by that part of the caption at this level: zero where it does not read it, or has nothing left to decide. With --publish the table
 and the curves go into docs/imagen.md.
 """
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
 from benchmarks.tables import describe, fill
+from contracts import Request
 from datamodules.scenes import ScenesDataset
 from rng.keyed import keyed_randn
 from runtime.checkpoint import load_module
 from scenes.captions import caption
-from scenes.grammar import COLOURS, INVERSE, PRESETS, SceneSpec
+from scenes.grammar import COLOURS, INVERSE, LETTERS, PRESETS, SceneSpec
 
 PAGE, PICTURE = REPO / "docs" / "imagen.md", REPO / "docs" / "images" / "when_decided.png"
 PRESET, LEVELS = "scenes_simple", tuple(float(level) for level in range(-11, 5))
@@ -33,7 +34,9 @@ TURNED = {"left of": "above", "right of": "below", "above": "left of", "below": 
 
 
 def wrong(spec: SceneSpec) -> dict[str, SceneSpec]:
-    """Name of a mistake -> the scene with this mistake alone: of the number in single groups, of everything else in pairs."""
+    """Name of a mistake -> the scene with this mistake alone: of letters in words, the number in single groups, everything else in pairs."""
+    if spec.kind == "word":
+        return {"letters": replace(spec, word="".join(LETTERS[(LETTERS.index(c) + 7) % len(LETTERS)] for c in spec.word))}
     first, *others = spec.groups
     if spec.kind == "single":
         most = PRESETS[PRESET].max_count
@@ -56,15 +59,14 @@ def wrong(spec: SceneSpec) -> dict[str, SceneSpec]:
 def cases(n: int) -> dict[str, list[tuple[Tensor, str, str]]]:
     """Mistake -> n images float32 (3, 64, 64) in [-1, 1], each with its own caption and one with this mistake."""
     data, index = ScenesDataset(PRESET, 64, 50_000, ("train",), 0, "when decided"), 0
-    names = ("which side", "beside or above", "whose colour", "colour", "size", "shape", "count")
+    names = ("which side", "beside or above", "whose colour", "colour", "size", "shape", "count", "letters")
     found = {name: [] for name in names}
     while any(len(rows) < n for rows in found.values()):
         item = data[(index, index)]
         spec = SceneSpec.from_dict(item["spec"])
-        if spec.kind != "word":
-            for name, other in wrong(spec).items():
-                if len(found[name]) < n:
-                    found[name].append((item["image"], item["caption"], caption(other, index, preset=PRESET)))
+        for name, other in wrong(spec).items():
+            if len(found[name]) < n:
+                found[name].append((item["image"], item["caption"], caption(other, index, preset=PRESET)))
         index += 1
     return found
 
@@ -73,7 +75,7 @@ def cases(n: int) -> dict[str, list[tuple[Tensor, str, str]]]:
 def errors(module: Any, image: Tensor, captions: Sequence[str], log_snr: float) -> Tensor:
     """(B,) mean squared error of v of the first stage for images (B, 3, 64, 64) at one noise level, with one noise for all captions."""
     name, stage = module.base, module.stages[module.base]
-    batch = {"image": image, "seed": torch.arange(len(image)), **module.embed(captions)}
+    batch = {"image": image, "seed": torch.arange(len(image)), **module.request_fields(Request(len(image), texts=list(captions)))}
     x_0, batch = stage.clean(batch, name)
     level = torch.tensor(log_snr, dtype=torch.float64)
     alpha, sigma = float(level.sigmoid().sqrt()), float((-level).sigmoid().sqrt())

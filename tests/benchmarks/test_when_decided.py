@@ -28,13 +28,14 @@ def test_each_mistake_is_one_mistake() -> None:
         "whose colour": "a small blue circle left of a large red square",
     }
     assert wrong(SINGLE)["count"].groups[0].count == 1, "four, the most, becomes one"
+    assert wrong(SceneSpec("word", word="CAZ", word_colour="red"))["letters"].word == "JHG"
     same = SceneSpec("pair", (PAIR.groups[0], Group(1, "large", "red", "square")), "above")
     assert "whose colour" not in wrong(same) and "colour" in wrong(same)
 
 
 def test_there_are_n_of_each_and_no_false_caption_is_the_true_one() -> None:
     found = cases(3)
-    assert len(found) == 7 and all(len(rows) == 3 for rows in found.values())
+    assert len(found) == 8 and all(len(rows) == 3 for rows in found.values())
     assert all(own != other for rows in found.values() for _, own, other in rows)
 
 
@@ -66,8 +67,8 @@ class Module:
     def __init__(self):
         self.stages = {"base": Stage()}
 
-    def embed(self, captions):
-        self.stages["base"].texts = captions
+    def request_fields(self, request):
+        self.stages["base"].texts = request.texts
         return {}
 
     def eval(self):
