@@ -59,8 +59,11 @@ def test_a_trained_model_draws_the_same_in_diffusers(tmp_path: Path, prediction:
     torch.testing.assert_close(ours, other, rtol=0, atol=5e-4)
 
 
-def test_their_folder_draws_the_same_here_and_comes_back_as_it_was(tmp_path: Path) -> None:
-    folder = theirs(tmp_path / "theirs", variance_type="fixed_large", clip_sample=True)
+@pytest.mark.parametrize(
+    "scheduler", [dict(variance_type="fixed_large", clip_sample=True), dict(prediction_type="v_prediction", clip_sample=False)]
+)
+def test_their_folder_draws_the_same_here_and_comes_back_as_it_was(tmp_path: Path, scheduler: dict[str, Any]) -> None:
+    folder = theirs(tmp_path / "theirs", **scheduler)
     zoo = main([f"from={folder}", f"out={tmp_path / 'zoo'}", "data=cifar10"])
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(drawn_by_ours(zoo, x, 10), drawn_by_theirs(main([f"ckpt={zoo}", f"out={tmp_path / 'back'}"]), x, 10), rtol=0, atol=5e-4)

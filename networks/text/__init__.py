@@ -3,9 +3,8 @@ from networks.text.bag_of_words import BagOfWords
 from networks.text.base import TextEmbedding, TextEncoder
 from networks.text.cache import CachedTextEncoder
 from networks.text.huggingface import HuggingFaceText
-from networks.text.letters import Letters
 from networks.text.minilm import MiniLM
 from networks.text.open_clip import OpenCLIPText
 
-__all__ = ["BagOfWords", "CachedTextEncoder", "HuggingFaceText", "Letters", "MiniLM", "OpenCLIPText", "TextEmbedding",
+__all__ = ["BagOfWords", "CachedTextEncoder", "HuggingFaceText", "MiniLM", "OpenCLIPText", "TextEmbedding",
            "TextEncoder"]

@@ -252,7 +252,7 @@ networks.gan.ProjectionHead networks.gan_r3.Bottleneck networks.gan_r3.R3Discrim
 networks.gan_residual.DownBlock networks.gan_residual.ResidualDiscriminator networks.gan_residual.ResidualGenerator
 networks.gan_residual.UpBlock networks.masked_image_conditioner.MaskedImageConditioner networks.open_clip_towers.OpenCLIPTowers
 networks.prior.EmbeddedCaptionConditioner networks.prior.PriorTransformer networks.resample.Upsample networks.spelling.SpellingConditioner networks.text.bag_of_words.BagOfWords
-networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.letters.Letters networks.text.minilm.MiniLM
+networks.text.cache.CachedTextEncoder networks.text.huggingface.HuggingFaceText networks.text.minilm.MiniLM
 networks.text.open_clip.OpenCLIPText networks.unet.Block networks.unet.ResBlock networks.unet.SpatialTransformer
 networks.unet.UNet networks.unet_ddpm.AttentionBlock networks.unet_ddpm.Block networks.unet_ddpm.Grow
 networks.unet_ddpm.ResBlock networks.unet_ddpm.Shrink networks.unet_ddpm.UNetDDPM networks.unet_edm.UNetEDM
