@@ -46,6 +46,14 @@ def test_an_entry_loads_by_its_name_and_does_what_it_is_for(name: str) -> None:
         both = torch.stack([drawn.flatten(), torch.from_numpy(real.copy()).double().mean(0).flatten()])
         assert torch.corrcoef(both)[0, 1] > 0.9, "the mean of its images is about that of the data"
         return
+    if module.conditioning == "label":
+        labels = [i % 10 for i in range(80)]
+        drawn = to_uint8(module.sample(Request(80, labels=labels), seeds=list(range(80)), num_steps=10)).double().flatten(1)
+        (real, classes), _, _ = load("garments", None)
+        means = torch.stack([torch.from_numpy(real[classes == i].copy()).double().mean(0).flatten() for i in range(10)])
+        nearest = torch.corrcoef(torch.cat([means, drawn.unflatten(0, (8, 10)).mean(0)]))[10:, :10].argmax(1)
+        assert (nearest == torch.arange(10)).sum() >= 8, "the mean of a class's images is nearest to that of the class"
+        return
     drawn = to_uint8(module.sample(Request(len(PROMPTS), texts=list(PROMPTS)), seeds=list(range(len(PROMPTS)))))
     for picture, colour in zip(drawn, PROMPTS.values()):
         seen = [found.colour for found in parse(picture.permute(1, 2, 0).numpy()).objects]
