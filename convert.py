@@ -139,6 +139,8 @@ def scheduler_settings(folder: Path) -> dict[str, Any]:
     """What a pipeline's scheduler says; a folder without one has DDPM's. Raises ValueError for another kind of noise levels."""
     path = folder / "scheduler" / "scheduler_config.json"
     found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: this is no scheduler's configuration")
     for key, needed in SCHEDULER.items():
         if found.get(key, needed) != needed:
             raise ValueError(f"{path}: {key}={found[key]!r}: only schedulers with {needed!r} can be converted")
@@ -146,10 +148,13 @@ def scheduler_settings(folder: Path) -> dict[str, Any]:
     prediction, variance = found.get("prediction_type", "epsilon"), found.get("variance_type", "fixed_small")
     if prediction not in kinds or variance not in VARIANCES:
         raise ValueError(f"{path}: prediction_type={prediction!r} with variance_type={variance!r} cannot be converted")
+    steps, start, end = numbers = [found.get(k, v) for k, v in (("num_train_timesteps", 1000), ("beta_start", 1e-4), ("beta_end", 0.02))]
+    if not all(isinstance(n, (int, float)) for n in numbers) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{path}: num_train_timesteps={steps!r}, beta_start={start!r}, beta_end={end!r}: these are no noise levels")
     return {
-        "num_train_steps": found.get("num_train_timesteps", 1000),
-        "beta_start": found.get("beta_start", 1e-4),
-        "beta_end": found.get("beta_end", 0.02),
+        "num_train_steps": steps,
+        "beta_start": start,
+        "beta_end": end,
         "prediction": kinds[prediction],
         "variance": VARIANCES[variance],
         "threshold": "static" if found.get("clip_sample", True) else "none",

@@ -142,6 +142,14 @@ def test_another_scheduler_is_refused(tmp_path: Path, scheduler: dict[str, Any],
         main([f"from={folder}", f"out={tmp_path / 'zoo'}", "data=cifar10"])
 
 
+@pytest.mark.parametrize("text", ["[]", '{"num_train_timesteps": "many"}', '{"beta_start": null}', '{"num_train_timesteps": 0}'])
+def test_a_damaged_scheduler_is_answered_in_one_line(tmp_path: Path, text: str) -> None:
+    folder = theirs(tmp_path / "theirs")
+    (folder / "scheduler" / "scheduler_config.json").write_text(text)
+    with pytest.raises(ValueError, match="scheduler_config.json: .*no (scheduler|noise levels)"):
+        main([f"from={folder}", f"out={tmp_path / 'zoo'}", "data=cifar10"])
+
+
 def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     folder = theirs(tmp_path / "theirs")
     with pytest.raises(ValueError, match="data=mnist has image_size=28, the net of .* 32"):
