@@ -22,7 +22,7 @@ from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
 from runtime.checkpoint_scan import shortened
 from runtime.foreign import read_foreign_config
-from runtime.places import claims
+from runtime.places import claims, trusted
 from runtime.settings import writable
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "card.json"
@@ -31,15 +31,15 @@ FACTS = frozenset({"name", "weights", "parameters", "sha256", "train_sec", "seed
 SEALS = frozenset({"config_sha256", "card_sha256"})
 
 
-def export(ckpt: str, out: str | Path) -> Path:
-    """Writes averaged weights in float16, the configuration and a card into the folder `out`.
+def export(ckpt: str, out: str | Path, trust: Sequence[str] = ()) -> Path:
+    """Writes averaged weights in float16, the configuration and a card into the folder `out`; `trust` as of `load_module`.
 
     Raises: ValueError if the folder holds a model already or a weight does not fit float16.
     """
     out = Path(out)
     if (out / WEIGHTS).exists():
         raise ValueError(f"out={out} holds a model already: choose another name")
-    module, config, info = load_module(ckpt)
+    module, config, info = load_module(ckpt, trust=trust)
     facts = {"train_sec": info["train_sec"], "seed": info["seed"], "versions": info["versions"]}
     # Buffers keep their own type: a counter does not fit half precision.
     halves = {name for name, _ in module.named_parameters()}
@@ -156,15 +156,15 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def main(argv: Sequence[str]) -> Path:
-    """`ckpt=RUN out=zoo/NAME`."""
+    """`ckpt=RUN out=zoo/NAME`, and `trust=PLACE` for a run that names a place outside this repository."""
     options = dict(text.split("=", 1) for text in argv if "=" in text)
-    if set(options) != {"ckpt", "out"} or len(argv) != 2:
+    if set(options) - {"trust"} != {"ckpt", "out"} or len(argv) != len(options):
         raise ValueError("write: python -m runtime.export ckpt=RUN out=zoo/NAME")
     for name, value in options.items():
         if not value.strip():
             raise ValueError(f"{name}=: give a {'run' if name == 'ckpt' else 'folder'}")
     writable(options["out"], "out")
-    out = export(options["ckpt"], options["out"])
+    out = export(options["ckpt"], options["out"], trust=trusted(options.get("trust")))
     print(f"{out}: {(out / WEIGHTS).stat().st_size / 1e6:.1f} MB; load it with ckpt={out.name}")
     return out
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 import runtime.checkpoint
+import runtime.export
 from contracts import Request
 from runtime.checkpoint import load_module
 from runtime.checkpoint_io import sha256
@@ -209,3 +210,11 @@ def test_a_teacher_is_not_needed_to_draw() -> None:
     teacher = {"_target_": "lightning_modules.distillation.Distillation", "ckpt": "imagen-scenes"}
     config = OmegaConf.create({"model": {"_target_": "lightning_modules.imagen.Imagen", "stages": {"base": {"space": space}}, "distill": teacher}})
     assert needs(config) == ["runs/autoencoder"]
+
+
+def test_a_place_that_the_user_trusts_is_handed_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(runtime.export, "load_module", lambda ckpt, trust: seen.append(trust) or runtime.checkpoint.load_module(ckpt))
+    runtime.export.main([f"ckpt={trained}", f"out={tmp_path / 'a'}", "trust=/some/place"])
+    runtime.export.main([f"ckpt={trained}", f"out={tmp_path / 'b'}"])
+    assert [list(trust) for trust in seen] == [["/some/place"], []]
