@@ -70,9 +70,10 @@ def test_captions_of_any_length_are_compiled_twice_at_most() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a compiler runs
 def test_compiled_code_computes_the_same() -> None:
     torch.manual_seed(0)
-    net = UNet(image_size=8, dim=8, dim_mults=(1, 2), attn_resolutions=(4,), head_dim=8, tokens_dim=8, position=True)
+    net = UNet(image_size=8, dim=8, dim_mults=(1,), num_res_blocks=0, mid_blocks=1, attn_resolutions=(8,), head_dim=8, tokens_dim=8, position=True)
     for p in net.parameters():
         p.data += 0.1 * torch.randn_like(p)
     other = copy.deepcopy(net)
@@ -82,6 +83,6 @@ def test_compiled_code_computes_the_same() -> None:
     for one in (net, other):
         images(one, **TOLD).square().mean().backward()
         found.append([p.grad for p in one.parameters() if p.grad is not None])
-    assert len(found[0]) == len(found[1]) > 20
+    assert len(found[0]) == len(found[1]) > 10
     for a, b in zip(*found):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -21,5 +21,5 @@ def test_it_trains_and_writes_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_its_loss_falls(tmp_path: Path) -> None:
-    losses = main(steps=120, batch_size=32, width=64, out=str(tmp_path / "a.png"))
-    assert mean(losses[-20:]) < 0.7 * losses[0]
+    losses = main(steps=300, batch_size=32, width=64, out=str(tmp_path / "a.png"))
+    assert mean(losses[-20:]) < math.log(32) / 2, "half of what guessing among 32 costs"
