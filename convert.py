@@ -7,9 +7,8 @@ table of noise levels; diffusers itself is not needed.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +109,12 @@ def scheduler_config(stage: Any, variance: str) -> dict[str, Any]:
     )
 
 
-def from_diffusers(folder: str | Path, out: str | Path, data: str) -> Path:
+def from_diffusers(folder: str | Path, out: str | Path, data: str, more: Sequence[str] = ()) -> Path:
     """Writes a pipeline's folder, as of google/ddpm-cifar10-32, as a folder of zoo/, with its weights in float32.
 
     Args:
         data: a choice of `data=` with the net's image size and channels: what it is evaluated on, and trained on further.
+        more: settings of the data, such as `data.image_size=256`.
     Raises: FileNotFoundError, ValueError in one line, for what is not there, damaged, or another kind of net or scheduler.
     """
     folder, out = Path(folder), Path(out)
@@ -123,10 +123,11 @@ def from_diffusers(folder: str | Path, out: str | Path, data: str) -> Path:
     net = load_diffusers_unet(folder)
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     arguments = settings(read_json(place / "config.json"))
-    config = model_config(arguments, scheduler_settings(folder), data)
+    config = model_config(arguments, scheduler_settings(folder), [f"data={data}", *more])
     for name in ("image_size", "channels"):
-        if config.data[name] != arguments[name]:
-            raise ValueError(f"data={data} has {name}={config.data[name]}, the net of {folder} {arguments[name]}: give data that fits, or data.{name}")
+        if (has := config.data.get(name)) != arguments[name]:
+            fits = f"give data that fits, or data.{name}={arguments[name]} where it can be chosen"
+            raise ValueError(f"data={data} has {name}={has}, the net of {folder} {arguments[name]}: {fits}")
     module = instantiate(config.model)
     module.stage.net.load_state_dict(net.state_dict())
     module.stage.images_trained.fill_(1)  # how many it has seen is not known; 0 would say that it is not trained
@@ -161,11 +162,11 @@ def scheduler_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def model_config(net: dict[str, Any], scheduler: dict[str, Any], data: str) -> DictConfig:
-    """The configuration of a run whose model is this net with these noise levels."""
+def model_config(net: dict[str, Any], scheduler: dict[str, Any], data: Sequence[str]) -> DictConfig:
+    """The configuration of a run on this data whose model is this net with these noise levels."""
     steps = scheduler["num_train_steps"]
     levels = {"num_train_steps": steps} | {k: scheduler[k] * steps / 1000 for k in ("beta_start", "beta_end")}  # ours count by 1000 steps
-    config = compose("train", ["model=ddpm", "net=ddpm_cifar10", "schedule=linear", "optimizer=adam", f"data={data}"])
+    config = compose("train", ["model=ddpm", "net=ddpm_cifar10", "schedule=linear", "optimizer=adam", *data])
     OmegaConf.set_struct(config, False)
     config.schedule.update(levels)
     config.net.update({k: v for k, v in net.items() if k not in ("image_size", "channels")} | {
@@ -180,14 +181,15 @@ def model_config(net: dict[str, Any], scheduler: dict[str, Any], data: str) -> D
 def main(argv: Sequence[str]) -> Path:
     """The command. Raises ValueError for missing, unknown or wrong settings."""
     given = dict(text.split("=", 1) for text in argv if "=" in text)
-    if len(given) != len(argv) or set(given) not in ({"ckpt", "out"}, {"from", "out", "data"}) or not all(map(str.strip, given.values())):
+    more = [f"{key}={given.pop(key)}" for key in list(given) if key.startswith("data.") and "from" in given]
+    if len(given) + len(more) != len(argv) or set(given) not in ({"ckpt", "out"}, {"from", "out", "data"}) or not all(map(str.strip, given.values())):
         raise ValueError(USAGE)
     writable(given["out"], "out")
     if "ckpt" in given:
         out = to_diffusers(given["ckpt"], given["out"])
         print(f'{out}: read it with diffusers.DDIMPipeline.from_pretrained("{out}")')
     else:
-        out = from_diffusers(given["from"], given["out"], given["data"])
+        out = from_diffusers(given["from"], given["out"], given["data"], more)
         print(f"{out}: draw from it with python sample.py ckpt={out} n=4 num_steps=50 sampler=ddim")
     return out
 

@@ -156,6 +156,13 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         main([f"from={folder}", f"out={tmp_path / 'zoo'}", "data=mnist"])
 
 
+def test_the_size_of_other_data_can_be_given(tmp_path: Path) -> None:
+    settings = [f"from={theirs(tmp_path / 'theirs')}", f"out={tmp_path / 'zoo'}", "data=images"]
+    with pytest.raises(ValueError, match="data=images has image_size=64, .*data.image_size=32"):
+        main(settings)
+    assert load_module(main([*settings, "data.image_size=32", "data.root=/pictures"]), trust=["/pictures"])[1].data.image_size == 32
+
+
 def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:
     main([f"ckpt={run}", f"out={tmp_path / 'out'}"])
     with pytest.raises(ValueError, match="holds a pipeline already"):
