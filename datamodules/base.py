@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.sampler import EndlessBatchSampler, Key, rank_and_world
+from datamodules.sampler import EndlessBatchSampler, Key, Order, rank_and_world
 from datamodules.workers import watched_worker
 from rng.hashing import stable_hash
 
@@ -130,8 +130,12 @@ class ImageDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         n = len(self.train_dataset)
         num_batches = self.num_batches if self.num_batches is not None else max(1, n // self.batch_size)
-        sampler = EndlessBatchSampler(n, self.batch_size, num_batches, self.run_seed, self.start_batch)
+        sampler = EndlessBatchSampler(n, self.batch_size, num_batches, self.run_seed, self.start_batch, self.train_order())
         return self._loader(self.train_dataset, sampler)
+
+    def train_order(self) -> Order | None:
+        """The order of training, where it is not a random one over all samples."""
+        return None
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.val_dataset, self._shards(self.val_dataset, "val"))

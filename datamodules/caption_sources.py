@@ -156,6 +156,8 @@ def _hint(root: Path, there: list[str]) -> str:
             return f"; is data.root={(root / file).parent} what you meant?"
         if file.endswith(".json"):
             return f"; is data.annotations={root / file} what you meant?"
+        if file.endswith(".tar"):
+            return f"; data=shards data.root={root} reads .tar shards"
     return ""
 
 

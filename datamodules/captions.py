@@ -14,7 +14,8 @@ __all__ = ["CaptionsDataModule", "CaptionsDataset", "split_by_name"]
 class CaptionsDataset(FolderDataset):
     """As `FolderDataset`, with `caption`: the sample seed chooses among the captions of an image."""
 
-    def facts(self, sample: Sample, seed: int) -> dict[str, Any]:
+    def facts(self, index: int, seed: int) -> dict[str, Any]:
+        sample = self.samples[index]
         return {"caption": sample.captions[stable_hash("caption", seed) % len(sample.captions)]}
 
 

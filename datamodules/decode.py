@@ -5,6 +5,7 @@ Pillow, not torchvision.io: the latter can take the whole process down on a dama
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,10 +41,12 @@ class BadImage(Exception):
         self.reason, self.detail = reason, detail
 
 
-def load_square(path: str | Path, size: int, channels: int = 3) -> np.ndarray:
+def load_square(source: str | Path | bytes, size: int, channels: int = 3) -> np.ndarray:
     """Read an image as uint8 (size, size, 3) RGB: upright, shortest side to `size` with antialiasing, centre crop.
 
-    Args: channels: 1 gives its brightness instead, uint8 (size, size).
+    Args:
+        source: an image file, or its bytes.
+        channels: 1 gives its brightness instead, uint8 (size, size).
     Raises: BadImage.
     """
     def central_square(image: Image.Image) -> np.ndarray:
@@ -54,7 +57,7 @@ def load_square(path: str | Path, size: int, channels: int = 3) -> np.ndarray:
         square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
         return np.asarray(square.convert("L") if channels == 1 else square)
 
-    return _open(path, size, central_square)
+    return _open(source, size, central_square)
 
 
 def verify(path: str | Path) -> None:
@@ -62,17 +65,17 @@ def verify(path: str | Path) -> None:
     _open(path, 1, lambda image: None)
 
 
-def _open(path: str | Path, size: int, use: Callable[[Image.Image], Any]) -> Any:
+def _open(source: str | Path | bytes, size: int, use: Callable[[Image.Image], Any]) -> Any:
     """What `use` makes of the upright RGB image, for JPEG reduced by the decoder to not less than twice `size`.
 
     `use` is called before other threads get the image's room, so it must not hand the image on.
     """
     try:
-        file = files.open_regular(path, MAX_BYTES)
+        file = io.BytesIO(source) if isinstance(source, bytes) else files.open_regular(source, MAX_BYTES)
     except FileNotFoundError:
         raise BadImage("missing") from None
     except ValueError as error:  # no permission, no file but a folder or a pipe, or a huge one
-        raise BadImage("unreadable", str(error).removeprefix(str(path)).lstrip(": ")) from None
+        raise BadImage("unreadable", str(error).removeprefix(str(source)).lstrip(": ")) from None
     with file:
         if not file.read(1):
             raise BadImage("empty")

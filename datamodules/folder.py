@@ -3,102 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Dataset
-
-from datamodules.augment import augment, check_prob
-from datamodules.base import ImageDataModule, to_model_range
+from datamodules.augment import check_prob
+from datamodules.base import ImageDataModule
 from datamodules.caption_sources import Sample, Source
-from datamodules.decode import BadImage, load_square
+from datamodules.items import StoredImages
 from datamodules.manifest import Manifest, build_manifest, manifest_folder
-from datamodules.sampler import Key, rank_and_world
+from datamodules.sampler import rank_and_world
 from files import printable
 from rng.hashing import stable_hash
 
 _AUTO_CACHE_BYTES = 2**30
-_MAX_TRIES = 10
 _PURPOSE = {"val": "validation", "test": "test"}
 
 
-class FolderDataset(Dataset):
-    """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed whether it is mirrored.
-
-    An item holds `image` float32 (C, S, S) in [-1, 1], `seed`, and what `facts` says of it. A file that has gone bad
-    since the scan is replaced by another sample, chosen by sample_seed; `bad_now` holds the indices of such files.
+class FolderDataset(StoredImages):
+    """Images that are files below a folder; see StoredImages for the items and the other arguments.
 
     Args:
-        max_bad: how many files may go bad before RuntimeError.
-        keep: hold decoded images in memory, as uint8.
-        augment_prob: of `datamodules.augment`; items then hold `augment` float32 (9,). None leaves it out.
+        root: the folder.
+        samples: its usable images.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        samples: list[Sample],
-        image_size: int,
-        *,
-        channels: int = 3,
-        random_flip: bool,
-        keep: bool,
-        max_bad: int,
-        augment_prob: float | None = None,
-    ) -> None:
-        self.root, self.samples, self.image_size, self.channels = root, samples, image_size, channels
-        self.random_flip, self.keep, self.max_bad = random_flip, keep, max_bad
-        self.augment_prob = augment_prob
-        self.bad_now: set[int] = set()
-        self._kept: dict[int, np.ndarray] = {}
+    def __init__(self, root: Path, samples: list[Sample], image_size: int, **settings: Any) -> None:
+        super().__init__(root, image_size, **settings)
+        self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def facts(self, sample: Sample, seed: int) -> dict[str, Any]:
-        """What an item says of its image: a caption, a label or nothing."""
-        raise NotImplementedError
+    def source(self, index: int) -> Path:
+        return self.root / self.samples[index].file
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        index, seed = key
-        for attempt in range(_MAX_TRIES):
-            try:
-                image_u8 = self._image(index)
-                break
-            except BadImage as bad:
-                self._count(index, bad)
-                index = stable_hash("replacement", seed, attempt) % len(self.samples)
-        else:
-            raise RuntimeError(f"{_MAX_TRIES} images in a row could not be read; is {self.root} still there?")
-        if self.random_flip and stable_hash("flip", seed) & 1:
-            image_u8 = image_u8[:, ::-1]
-        item = {"image": to_model_range(image_u8), **self.facts(self.samples[index], seed), "seed": seed}
-        if self.augment_prob is not None:
-            image, label = augment(item["image"][None], [seed], self.augment_prob)
-            item |= {"image": image[0], "augment": label[0]}
-        return item
-
-    def _image(self, index: int) -> np.ndarray:
-        image_u8 = self._kept.get(index)
-        if image_u8 is None:
-            image_u8 = load_square(self.root / self.samples[index].file, self.image_size, self.channels)
-            if self.keep:
-                self._kept[index] = image_u8
-        return image_u8
-
-    def _count(self, index: int, bad: BadImage) -> None:
-        if index in self.bad_now:
-            return
-        self.bad_now.add(index)
-        file = printable(self.root / self.samples[index].file)
-        warnings.warn(f"{file} has gone bad since it was checked ({bad}); another sample takes its place", stacklevel=2)
-        if len(self.bad_now) > self.max_bad:
-            raise RuntimeError(
-                f"{len(self.bad_now)} images have gone bad since they were checked, more than data.max_bad_fraction "
-                f"allows; the last one: {file} ({bad})"
-            )
+    def place(self, index: int) -> str:
+        return str(self.source(index))
 
 
 class FolderDataModule(ImageDataModule):

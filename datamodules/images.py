@@ -28,8 +28,8 @@ class ImagesDataset(FolderDataset):
         super().__init__(root, samples, image_size, **settings)
         self.labels = {name: label for label, name in enumerate(classes)}
 
-    def facts(self, sample: Sample, seed: int) -> dict[str, Any]:
-        return {"label": self.labels[class_of(sample.file)]} if self.labels else {}
+    def facts(self, index: int, seed: int) -> dict[str, Any]:
+        return {"label": self.labels[class_of(self.samples[index].file)]} if self.labels else {}
 
 
 class ImagesDataModule(FolderDataModule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from rng.permutation import permuted
 
 TABLE = 2**22  # samples up to which an order is a table, 32 MiB; longer ones are computed place by place
 Key = tuple[int, int]  # (index into the dataset, sample seed)
+Order = Callable[[int, range], list[int]]  # number of a pass, and places in it, to indices
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -33,15 +34,16 @@ class EndlessBatchSampler(Sampler):
         num_batches: batches of the whole run; len() stays this number after a resume.
         seed: of the run.
         start: the first batch to yield; set `.start` when resuming.
+        order: which samples stand at some places of a pass; None takes a random order of all.
     Raises: ValueError for sizes below 1, a start outside the run, or ranks that do not divide the batch size.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, num_batches: int, seed: int, start: int = 0) -> None:
+    def __init__(self, num_samples: int, batch_size: int, num_batches: int, seed: int, start: int = 0, order: Order | None = None) -> None:
         for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("num_batches", num_batches)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
-        self.seed, self.start = seed, start
+        self.seed, self.start, self.order = seed, start, order
         self._order: tuple[int, torch.Tensor] | None = None
         # Lightning looks for `batch_sampler.sampler` (to call set_epoch on it); it need find nothing else than this.
         self.sampler = self
@@ -72,6 +74,8 @@ class EndlessBatchSampler(Sampler):
 
     def _indices(self, turn: int, places: range) -> list[int]:
         """What stands at these places of the order of a pass."""
+        if self.order is not None:
+            return self.order(turn, places)
         if self.num_samples > TABLE:
             return permuted(torch.arange(places.start, places.stop, places.step), self.num_samples, "order", self.seed, turn).tolist()
         if self._order is None or self._order[0] != turn:

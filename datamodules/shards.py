@@ -9,76 +9,35 @@ goes on where it was stopped. A shard that ends early or cannot be read is named
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from datamodules.caption_sources import walk
-from datamodules.decode import EXTENSIONS, MAX_BYTES
+from datamodules.tars import NAMES, Captions, Damaged, Place, captions_in, captions_of, mark, tar_samples
 from files import parse_json, printable, replacing, write_text
 
-Captions = str | list[str] | None
 Pair = tuple[bytes | None, Captions]  # an image file's bytes and its caption or captions; None where a sample has none
-NAMES = ("text", "caption", "captions", "prompt")  # columns and JSON keys that are taken for captions, the first that is there
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 PARTS = "parts"  # folder of what is done: a table for each shard
 REPORT_SEC = 5.0
-PART = 2**16  # bytes
-
-
-class Damaged(Exception):
-    """A shard that cannot be read to its end: where, and why."""
 
 
 def read_tar(path: Path) -> Iterator[Pair]:
     """The samples of a WebDataset tar, in order. Raises: Damaged."""
-    key, found, end = "", {}, 0
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if not member.isreg():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, kind = name.partition(".")
-                if f"{folder}/{stem}" != key:
-                    if found:
-                        yield _sample(found)
-                    key, found = f"{folder}/{stem}", {}
-                if member.size <= MAX_BYTES:
-                    found[kind.lower()] = tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise Damaged(f"at byte {end:,}: {error}") from None
-    if found:
-        yield _sample(found)
-    with open(path, "rb") as file:  # tarfile takes a header that is cut off or damaged for the end
-        file.seek(end)
-        rest = file.read(tarfile.BLOCKSIZE)
-    if rest.strip(b"\0") or len(rest) < tarfile.BLOCKSIZE:
-        raise Damaged(f"at byte {end:,}: neither another file nor the mark of the end")
+    with open(path, "rb") as file:
 
+        def part(place: Place | None) -> bytes | None:
+            if place is None:
+                return None
+            file.seek(place[0])
+            return file.read(place[1])
 
-def _sample(found: dict[str, bytes]) -> Pair:
-    image = next((data for kind, data in found.items() if f".{kind}" in EXTENSIONS), None)
-    if "txt" in found:
-        return image, found["txt"].decode("utf-8", "replace").strip() or None
-    try:
-        told = parse_json(found.get("json", b"{}"), "a sample's json")
-    except ValueError:
-        told = None
-    return image, _caption(told) if isinstance(told, dict) else None
-
-
-def _caption(row: dict[str, Any]) -> Captions:
-    value = next((row[name] for name in NAMES if row.get(name)), None)
-    if isinstance(value, list):
-        return [text.strip() for text in value if isinstance(text, str) and text.strip()] or None
-    return value.strip() or None if isinstance(value, str) else None
+        for sample in tar_samples(path):
+            text = part(sample.text)
+            yield part(sample.image), None if text is None else captions_in(text, sample.kind)
 
 
 def read_parquet(path: Path) -> Iterator[Pair]:
@@ -97,7 +56,7 @@ def read_parquet(path: Path) -> Iterator[Pair]:
         for batch in file.iter_batches(batch_size=64, columns=[images[0], captions[0]]):
             for one in batch.to_pylist():
                 image = one[images[0]]
-                yield (image.get("bytes") if isinstance(image, dict) else image), _caption(one)
+                yield (image.get("bytes") if isinstance(image, dict) else image), captions_of(one)
                 row += 1
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"at row {row:,}: {' '.join(str(error).split())}") from None
@@ -158,16 +117,6 @@ def unpack(number: int, name: str, path: Path, out: Path) -> dict[str, int]:
     done = {"shard": name, "mark": mark(path), **counts}
     write_text(out / PARTS / f"{number:05d}.jsonl", "\n".join([json.dumps(done), *rows]) + "\n")
     return counts
-
-
-def mark(path: Path) -> str:
-    """What tells a shard from another one without reading all of it: its size, and a hash of its first and last part."""
-    size, code = path.stat().st_size, hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        code.update(file.read(PART))
-        file.seek(max(0, size - PART))
-        code.update(file.read(PART))
-    return f"{size}-{code.hexdigest()}"
 
 
 def done_before(number: int, name: str, path: Path, out: Path) -> dict[str, int] | None:

@@ -126,6 +126,7 @@ WRONG: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {},
         r"no captions found in .* \(saw 2 .png, 1 .pdf\); understood are: metadata.jsonl.*COCO.*class_template",
     ),
+    "tars": ({"a__0.tar": ""}, {}, "data=shards data.root=.* reads .tar shards"),
     "json there": ({"a__png": "", "captions__json": "{}"}, {}, "is data.annotations=.*captions.json what you meant"),
     "one folder too high": ({"train___metadata__csv": "", "train___a__png": ""}, {}, "is data.root=.*/train what you"),
     "texts of other images": ({"a__png": "", "b__txt": "x"}, {}, "no captions found"),

@@ -20,6 +20,7 @@ from runtime import export
 from runtime.cli import guarded
 from runtime.config import REPO
 from tests.datamodules.class_data import small_run, write_class_data
+from tests.datamodules.tars import samples, tar
 from tests.toy import CONF, overrides
 
 MAIN = {"train": train.main, "sample": sample.main, "evaluate": evaluate.main, "export": export.main, "convert": convert.main}
@@ -248,6 +249,12 @@ TRAINING = [
     ("imagen", "data=captions data.root={file}", "file"),
     ("imagen", "data=captions data.root={empty}", "empty"),
     ("imagen", "data=captions data.root={empty} data.val_fraction=2", f"data.val_fraction=2: give {SHARE}"),
+    ("imagen", "data=captions data.root={tars}", "data=shards data.root="),
+    ("imagen", "data=shards", "data.root is not set: give the folder that holds your .tar shards"),
+    ("imagen", "data=shards data.root=nowhere", "there is no folder nowhere"),
+    ("imagen", "data=shards data.root={empty}", "holds no .tar files; a captioned folder is data=captions"),
+    ("imagen", "data=shards data.root={tars} data.val_fraction=0.5", "data.val_fraction must be above 0 and at most 1/3, got 0.5"),
+    ("imagen", "data=shards data.root={tars} data.mixed_shards=0", "data.mixed_shards"),
     ("imagen", "data=emoji data.language=xx", "data.language='xx': emoji have names in ar, de, en"),
     ("imagen", "data=emoji data.language=3", "data.language=3: give text"),
     ("imagen", "data=emoji data.val_splits=[word]", "data.val_splits: there is no split 'word'; there are iid, combo"),
@@ -616,8 +623,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
 
     root = tmp_path_factory.mktemp("places")
-    found = {name: root / name for name in ("runs", "data", "empty", "file", "blank", "binary", "pickle", "strange", "new")}
+    found = {name: root / name for name in ("runs", "data", "empty", "file", "blank", "binary", "pickle", "strange", "new", "tars")}
     found["empty"].mkdir()
+    tar(found["tars"] / "0.tar", samples(range(2)))
     found["file"].write_text("no checkpoint\n")
     found["blank"].write_text(" \n\n")
     found["binary"].write_bytes(bytes(range(128, 256)))

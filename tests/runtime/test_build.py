@@ -210,7 +210,7 @@ callbacks.metrics_log.MetricsLog callbacks.nan_guard.NanGuard callbacks.power_em
 callbacks.retrieval.Retrieval callbacks.samples.SampleGrid callbacks.stop.Stop callbacks.validate.Validate
 datamodules.base.ImageDataModule datamodules.captions.CaptionsDataModule datamodules.classes.ClassDataModule
 datamodules.emoji.EmojiDataModule datamodules.folder.FolderDataModule datamodules.images.ImagesDataModule datamodules.points.PointsDataModule
-datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule diffusion.samplers.ancestral.ddim
+datamodules.scenes.ScenesDataModule datamodules.stacked.StackedDataModule datamodules.tar_shards.ShardsDataModule diffusion.samplers.ancestral.ddim
 diffusion.samplers.ancestral.ddpm diffusion.samplers.heun.edm diffusion.samplers.heun.heun
 diffusion.samplers.multistep.dpmpp_2m diffusion.samplers.multistep.unipc diffusion.samplers.repaint.repaint
 diffusion.schedules.CosineSchedule diffusion.schedules.KarrasSchedule diffusion.schedules.LinearSchedule

@@ -1,0 +1,177 @@
+"""Captioned images read from tar shards where they lie: nothing is unpacked, and any sample is one read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import ImageDataModule
+from datamodules.caption_tables import clean
+from datamodules.decode import BadImage
+from datamodules.items import StoredImages
+from datamodules.manifest import manifest_folder
+from datamodules.sampler import rank_and_world
+from datamodules.shard_order import Part, ShardOrder
+from datamodules.tar_index import KINDS, TarIndex, build_tar_index
+from datamodules.tars import captions_in
+from files import printable
+from rng.hashing import stable_hash
+
+_OPEN_SHARDS = 64  # of a process; each takes two file handles, of its own and of its table
+
+
+class TarDataset(StoredImages):
+    """Samples of tar shards, with `caption`: the sample seed chooses among the captions of an image. See StoredImages.
+
+    Args:
+        index: of the shards.
+        part: which samples.
+    """
+
+    def __init__(self, index: TarIndex, part: Part, image_size: int, **settings: Any) -> None:
+        super().__init__(index.root, image_size, keep=False, **settings)
+        self.index, self.part = index, part
+        self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()  # file and table of the shards read last
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def source(self, index: int) -> bytes:
+        file, row = self._row(index)
+        return self._read(file, int(row["image_at"]), int(row["image_bytes"]))
+
+    def place(self, index: int) -> str:
+        number, row = self.part.find(index)
+        return f"{self.root / self.index.shards[number].name}, sample {row}"
+
+    def facts(self, index: int, seed: int) -> dict[str, Any]:
+        file, row = self._row(index)
+        captions = captions_in(self._read(file, int(row["text_at"]), int(row["text_bytes"])), KINDS[row["kind"]])
+        if not captions:
+            raise BadImage("corrupt", "its caption is not there any more")
+        captions = captions if isinstance(captions, list) else [captions]
+        return {"caption": clean(captions[stable_hash("caption", seed) % len(captions)])}
+
+    def _row(self, index: int) -> tuple[int, np.void]:
+        number, row = self.part.find(index)
+        if number not in self._open:
+            shard = self.index.shards[number]
+            try:
+                file = os.open(self.root / shard.name, os.O_RDONLY)
+            except OSError as error:
+                raise BadImage("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
+            self._open[number] = file, self.index.rows(shard)
+            if len(self._open) > _OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1][0])
+        self._open.move_to_end(number)
+        file, rows = self._open[number]
+        return file, rows[row]
+
+    @staticmethod
+    def _read(file: int, begin: int, count: int) -> bytes:
+        """A part of a shard; processes may share the file."""
+        try:
+            found = os.pread(file, count, begin)
+        except OSError as error:
+            raise BadImage("unreadable", error.strerror or "") from None
+        if len(found) < count:
+            raise BadImage("truncated", f"the shard ends before byte {begin + count:,}")
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # files are opened again in a loader's process
+
+    def close(self) -> None:
+        """Closes the shards; the next read opens them again."""
+        while self._open:
+            os.close(self._open.popitem()[1][0])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class ShardsDataModule(ImageDataModule):
+    """Captioned images in tar shards, as WebDataset and img2dataset write them.
+
+    The shards are read once for where each sample lies. Images are not decoded beforehand: one that turns out bad in training is
+    replaced by another and told. A shard that is cut off or damaged is named with the place, and nothing of it is used.
+
+    Args:
+        root: the folder of the shards.
+        mixed_shards: how many shards a stretch of training is mixed from, for disks and networks on which reading here and there is
+            slow; None mixes all samples.
+        random_flip: mirror half of the training images; off, because captions say left and right.
+        val_fraction: share of every shard's samples held out for validation, at most a third; as many are held out for test.
+        max_bad_fraction: share of damaged shards, of samples that lack a part, or of images gone bad above which nothing goes on.
+        cache_dir: where the tables of the shards are kept.
+    Raises: ValueError or FileNotFoundError in one line: for arguments at once, for what is in the folder in `setup`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        image_size: int = 64,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        mixed_shards: int | None = None,
+        random_flip: bool = False,
+        val_fraction: float = 0.01,
+        max_bad_fraction: float = 0.01,
+        cache_dir: str = ".cache",
+    ) -> None:
+        super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
+        if not root:
+            raise ValueError("data.root is not set: give the folder that holds your .tar shards, data.root=/path/to/shards")
+        if not 0 < val_fraction <= 1 / 3:
+            raise ValueError(f"data.val_fraction must be above 0 and at most 1/3, got {val_fraction}")
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"data.max_bad_fraction must lie between 0 and 1, got {max_bad_fraction}")
+        if mixed_shards is not None and (not isinstance(mixed_shards, int) or mixed_shards < 1):
+            raise ValueError(f"data.mixed_shards must be null or a whole number of at least 1, got {mixed_shards!r}")
+        self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir).expanduser()
+        self.mixed_shards, self.random_flip = mixed_shards, random_flip
+        self.val_fraction, self.max_bad_fraction = val_fraction, max_bad_fraction
+        self.index: TarIndex | None = None
+
+    def prepare_data(self) -> None:
+        """One process reads the shards; the others then find their tables."""
+        self.load_index()
+
+    def load_index(self) -> TarIndex:
+        """The shards' tables, made at the first call. Raises: ValueError where too much cannot be used."""
+        if self.index is None:
+            index = build_tar_index(self.root, manifest_folder(self.cache_dir, self.root, None, "shards"))
+            if rank_and_world()[0] == 0:
+                print(printable(f"{self.root}: {index.summary()}"))
+                for line in index.damaged:
+                    print(f"damaged: {line}")
+            index.require(self.max_bad_fraction)
+            self.index = index
+        return self.index
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train_dataset is not None:
+            return
+        index, period = self.load_index(), round(1 / self.val_fraction)
+        names, sizes = [s.name for s in index.shards], [s.num_rows for s in index.shards]
+        total = sum(sizes)
+        max_bad = max(1, int(self.max_bad_fraction * total))
+        for kind in ("train", "val", "test"):
+            part = Part(names, sizes, period, kind)
+            if not len(part):
+                raise ValueError(f"data.val_fraction={self.val_fraction} leaves no image for {kind} among {total:,}: give a larger one, at most 1/3")
+            flip = self.random_flip and kind == "train"
+            setattr(self, f"{kind}_dataset", TarDataset(index, part, self.image_size, random_flip=flip, max_bad=max_bad))
+
+    def train_order(self) -> ShardOrder | None:
+        return ShardOrder(self.train_dataset.part.counts, self.mixed_shards, self.run_seed) if self.mixed_shards else None
+
+    def fingerprint(self) -> str:
+        """Digest of the shards' names, sizes and marks, and of the arguments that change what is served."""
+        settings = (self.load_index().digest(), self.image_size, self.val_fraction, self.random_flip, self.mixed_shards)
+        return hashlib.blake2b(repr(settings).encode(), digest_size=16).hexdigest()
