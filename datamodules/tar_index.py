@@ -1,6 +1,6 @@
 """Where every sample of a folder of tar shards lies: each shard is read once, and its table is kept for the next run.
 
-A table takes 25 bytes a sample and is mapped into memory, so that a billion samples cost disk and no memory. A shard is known by its
+A table takes 25 bytes a sample and is read row by row, so that a billion samples cost disk and no memory. A shard is known by its
 size and time; one that is new or has changed is read again.
 """
 
@@ -27,7 +27,7 @@ VERSION = 1  # raise when the table of an unchanged shard can change
 ROW = np.dtype([("image_at", "<u8"), ("image_bytes", "<u4"), ("text_at", "<u8"), ("text_bytes", "<u4"), ("kind", "<u1")])
 KINDS = ("txt", "json")  # what `kind` counts
 LACKS = ("without image", "without caption")
-_MANY = 64  # new shards from which several processes read them
+_MANY = 256  # new shards from which several processes read them: starting one takes as long as reading some thousand samples
 _MOST_PROCESSES = 8
 
 
@@ -50,9 +50,9 @@ class TarIndex:
     shards: list[Shard]
     damaged: list[str]
 
-    def rows(self, shard: Shard) -> np.ndarray:
-        """A shard's table, (num_rows,) of ROW, mapped into memory."""
-        return np.load(self.folder / _table(shard.name), mmap_mode="r") if shard.num_rows else np.empty(0, ROW)
+    def table(self, shard: Shard) -> Path:
+        """The file of a shard's table: `num_rows` times ROW."""
+        return self.folder / _table(shard.name)
 
     def summary(self) -> str:
         """One line, as `40 shards, 199,998 captioned images; 2 without caption; 1 damaged shards`."""
@@ -148,13 +148,13 @@ def _read_one(path: str, table: str) -> Entry | str:
         code = mark(Path(path))
     except (Damaged, OSError) as error:
         return str(error)
-    with replacing(table) as new, open(new, "wb") as file:
-        np.save(file, np.array(rows, ROW))
+    with replacing(table) as new:
+        np.array(rows, ROW).tofile(new)
     return code, len(rows), *lacks
 
 
 def _table(name: str) -> str:
-    return f"{stable_hash(name):016x}.npy"
+    return f"{stable_hash(name):016x}.rows"
 
 
 def _read_journal(path: Path) -> dict[str, list]:

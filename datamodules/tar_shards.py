@@ -17,7 +17,7 @@ from datamodules.items import StoredImages
 from datamodules.manifest import manifest_folder
 from datamodules.sampler import rank_and_world
 from datamodules.shard_order import Part, ShardOrder
-from datamodules.tar_index import KINDS, TarIndex, build_tar_index
+from datamodules.tar_index import KINDS, ROW, TarIndex, build_tar_index
 from datamodules.tars import captions_in
 from files import printable
 from rng.hashing import stable_hash
@@ -36,7 +36,7 @@ class TarDataset(StoredImages):
     def __init__(self, index: TarIndex, part: Part, image_size: int, **settings: Any) -> None:
         super().__init__(index.root, image_size, keep=False, **settings)
         self.index, self.part = index, part
-        self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()  # file and table of the shards read last
+        self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()  # file and table of the shards read last
 
     def __len__(self) -> int:
         return len(self.part)
@@ -58,19 +58,31 @@ class TarDataset(StoredImages):
         return {"caption": clean(captions[stable_hash("caption", seed) % len(captions)])}
 
     def _row(self, index: int) -> tuple[int, np.void]:
+        """The file of a sample's shard, and where in it the sample lies."""
         number, row = self.part.find(index)
         if number not in self._open:
-            shard = self.index.shards[number]
-            try:
-                file = os.open(self.root / shard.name, os.O_RDONLY)
-            except OSError as error:
-                raise BadImage("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
-            self._open[number] = file, self.index.rows(shard)
+            self._open[number] = self._opened(number)
             if len(self._open) > _OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1][0])
+                self._close(last=False)
         self._open.move_to_end(number)
-        file, rows = self._open[number]
-        return file, rows[row]
+        file, table = self._open[number]
+        return file, np.frombuffer(self._read(table, ROW.itemsize * row, ROW.itemsize), ROW)[0]
+
+    def _opened(self, number: int) -> tuple[int, int]:
+        files: list[int] = []
+        shard = self.index.shards[number]
+        try:
+            for path in (self.root / shard.name, self.index.table(shard)):
+                files.append(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            for file in files:
+                os.close(file)
+            raise BadImage("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
+        return files[0], files[1]
+
+    def _close(self, last: bool) -> None:
+        for file in self._open.popitem(last)[1]:
+            os.close(file)
 
     @staticmethod
     def _read(file: int, begin: int, count: int) -> bytes:
@@ -89,10 +101,11 @@ class TarDataset(StoredImages):
     def close(self) -> None:
         """Closes the shards; the next read opens them again."""
         while self._open:
-            os.close(self._open.popitem()[1][0])
+            self._close(last=True)
 
     def __del__(self) -> None:
-        self.close()
+        if "_open" in self.__dict__:  # not where its arguments were wrong
+            self.close()
 
 
 class ShardsDataModule(ImageDataModule):

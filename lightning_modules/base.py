@@ -106,6 +106,11 @@ class GenerativeModule(pl.LightningModule):
 
     # ---- training ----
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch, and leaves the samples' seeds on the CPU: they are read there, and reading them back would wait for a GPU."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved | {"seed": batch["seed"]} if isinstance(batch, dict) and "seed" in batch else moved
+
     @property
     def world_size(self) -> int:
         """Number of processes that train together."""

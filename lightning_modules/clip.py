@@ -123,8 +123,8 @@ class CLIP(Judge):
         return self.net.logit_scale.exp() * (self.net.encode_image(self._checked(x), log_snr) * text).sum(1)
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
-        """Token numbers (B, L) on the module's device."""
-        return self.tokenizer(captions).to(self.device)
+        """Token numbers (B, L) on the CPU, where the net reads how long they are."""
+        return self.tokenizer(captions)
 
     @torch.no_grad()
     def embed_image(self, image: Tensor) -> Tensor:

@@ -179,6 +179,7 @@ class TextTransformer(nn.Module):
         """What the transformer gives (B, L, width) up to the longest caption's end, and where each one ends (B,)."""
         end = ids.argmax(1)
         ids = ids[:, : int(end.max()) + 1]  # nothing looks at what is behind the end
+        ids, end = (numbers.to(self.token_embedding.weight.device) for numbers in (ids, end))  # from the CPU: finding the end waits for no GPU
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         return self.transformer(x, causal=True), end
 

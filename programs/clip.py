@@ -6,6 +6,7 @@ Trained so, the space answers which of some captions fits an image that it never
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,11 +21,9 @@ from scenes.captions import all_captions
 LENGTH = 16  # words read of a caption, with the mark of its end
 
 
-def main(steps: int = 800, batch_size: int = 64, width: int = 128, out: str = "clip.png") -> list[float]:
-    """Trains, writes new images with the captions that it finds for them, and returns the loss of every step."""
-    torch.manual_seed(0)
-    train = ScenesDataset("scenes_simple", 32, 50_000, ("train",), 0, "train")
-    test = ScenesDataset("scenes_simple", 32, 64, ("iid",), 0, "test")
+def train(steps: int, batch_size: int, width: int) -> tuple[ContrastiveNet, Callable[[list[str]], torch.Tensor], list[float]]:
+    """The trained net, what turns captions into numbers for it, and the loss of every step."""
+    data = ScenesDataset("scenes_simple", 32, 50_000, ("train",), 0, "train")
     number = {word: i for i, word in enumerate(sorted({word for text in all_captions() for word in text.split()}), 1)}
     end = len(number) + 1  # the largest number: where the caption's arrow is read
 
@@ -41,7 +40,7 @@ def main(steps: int = 800, batch_size: int = 64, width: int = 128, out: str = "c
 
     losses = []
     for step in range(steps):
-        items = [train[(index, step)] for index in torch.randint(len(train), (batch_size,)).tolist()]
+        items = [data[(index, step)] for index in torch.randint(len(data), (batch_size,)).tolist()]
         captions = [item["caption"] for item in items]
         image, text = net.encode_image(torch.stack([item["image"] for item in items])), net.encode_text(tokens(captions))
         same = torch.tensor([[a == b for a in captions] for b in captions])  # two images may share a caption
@@ -53,10 +52,16 @@ def main(steps: int = 800, batch_size: int = 64, width: int = 128, out: str = "c
         losses.append(loss.item())
         if step % 50 == 0:
             print(f"step {step}/{steps}  cross-entropy {losses[-1]:.3f}", flush=True)
+    return net.eval(), tokens, losses
 
+
+def main(steps: int = 800, batch_size: int = 64, width: int = 128, out: str = "clip.png") -> list[float]:
+    """Trains, writes new images with the captions that it finds for them, and returns the loss of every step."""
+    torch.manual_seed(0)
+    net, tokens, losses = train(steps, batch_size, width)
+    test = ScenesDataset("scenes_simple", 32, 64, ("iid",), 0, "test")
     items = [test[(i, i)] for i in range(len(test))]
     images, captions = torch.stack([item["image"] for item in items]), [item["caption"] for item in items]
-    net.eval()
     with torch.no_grad():
         best = (net.encode_image(images) @ net.encode_text(tokens(captions)).T).argmax(1).tolist()
     right = sum(captions[found] == own for found, own in zip(best, captions))

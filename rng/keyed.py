@@ -23,7 +23,7 @@ _PLACE = 3  # the state tensor as int64: seed, counters, position, then the word
 def keyed_generators(seeds: Sequence[int] | Tensor, *tags: str | int) -> list[torch.Generator]:
     """One CPU generator per seed, started from a hash of (seed, tags); equal keys give equal streams on every machine.
 
-    Args: seeds (B,) integers; tags: what the numbers are for, e.g. `"eps", "base"`.
+    Args: seeds (B,) integers, on the CPU, where they are read; tags: what the numbers are for, e.g. `"eps", "base"`.
     Raises: TypeError for a seed or tag that is neither an integer nor a string.
     Source: FIPS 202 (SHAKE128); Matsumoto and Nishimura 1998 (mt19937)
     """
@@ -66,11 +66,18 @@ def randn(
         return torch.randn(*shape, device=device, dtype=dtype)
     if isinstance(generator, torch.Generator):
         # Drawn where the generator lives: a CPU generator gives the same numbers whatever the device of the model.
-        return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype).to(device)
+        return delivered(torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype), device)
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one generator per sample")
     rows = [torch.randn(tuple(shape[1:]), generator=g, device=g.device, dtype=dtype) for g in generator]
-    return torch.stack(rows).to(device)
+    return delivered(torch.stack(rows), device)
+
+
+def delivered(drawn: Tensor, device: torch.device | str | None) -> Tensor:
+    """The numbers on a device. A copy from pinned memory to a GPU goes on beside what the GPU computes; another one would wait for it."""
+    if device is not None and torch.device(device).type == "cuda" and drawn.device.type == "cpu":
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
 
 
 def keyed_randn(
@@ -91,4 +98,4 @@ def keyed_rand(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Uniform float32 numbers (B, *shape) in [0, 1), row i a function of seeds[i] and the tags only."""
-    return torch.stack([torch.rand(tuple(shape), generator=g) for g in keyed_generators(seeds, *tags)]).to(device)
+    return delivered(torch.stack([torch.rand(tuple(shape), generator=g) for g in keyed_generators(seeds, *tags)]), device)

@@ -45,7 +45,7 @@ RANGES: dict[str, Any] = {
         Count,
         "attn_resolutions", "components", "context_length", "critic_steps", "crop_size", "dim_mults", "dims", "emb_dim", "embed_dim", "embedding_dim",
         "every_steps", "fold", "group_width", "head_dim", "heads", "hidden", "latent_dim", "max_batches",
-        "max_in_a_row", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "patch_size",
+        "max_in_a_row", "mixed_shards", "num_classes", "num_images", "num_params", "num_tokens", "out_channels", "out_dim", "patch_size",
         "penalty_every", "size", "text_dim", "token_dim", "tokens_dim", "total_steps",
         batch_size=2**20, buckets=2**16, candidates=256, channels=2**12, dim=2**16, eval_importance_samples=10**5, fit_images=10**6, image_size=2**13,
         importance_samples=10**5, input_size=2**13, keep=10**6, max_length=2**16, max_letters=2**10, n=10**6, num_frequencies=2**16,
@@ -67,7 +67,7 @@ RANGES: dict[str, Any] = {
     ),
     **_named(
         NotNegative,
-        "beta", "blur_sigma", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature",
+        "beta", "blur_sigma", "cache_gb", "eta", "every_sec", "final", "free_bits_nats", "gradient_penalty", "r1", "r2", "temperature",
         "weight_decay",
     ),
     **_named(

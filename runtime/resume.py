@@ -43,6 +43,8 @@ FREE = (
     "resume",
     "resume_force",
     "run_dir",
+    "text_encoder.cache_dir",
+    "text_encoder.cache_gb",  # a vector from the cache is the same as a new one
     "trainer.accelerator",
     "trainer.checkpoint_activations",
     "trainer.compile",

@@ -19,6 +19,7 @@ from networks.text.store import EmbeddingStore, caption_key
 
 PRECOMPUTE_CHUNK = 512
 REPORT_SEC = 5.0
+MEMORY_GB = 2.0  # at most, where the disk is not to be had
 
 
 class CachedTextEncoder:
@@ -26,18 +27,23 @@ class CachedTextEncoder:
 
     On disk under `cache_dir`/<id>-<hash of id, revision, max_length>/, memory-mapped, shared by all processes and runs;
     with `cache_dir=None` in memory only. Hits and misses give the same numbers. If every caption is cached, the
-    encoder's weights are never loaded.
+    encoder's weights are never loaded. A cache that is full stays as it is, and other captions are encoded each time.
 
     Args:
         encoder: the encoder to ask for what is not cached.
         cache_dir: directory for all caches, made on first use.
         dim: the encoder's width, stated so that a config can hand it on; checked, not used.
+        cache_gb: gigabytes (10^9 bytes) that the cache of this encoder may take on the disk; in memory at most MEMORY_GB of them.
     Raises:
-        ValueError: `dim` is not the encoder's.
+        ValueError: `dim` is not the encoder's, or `cache_gb` is below 0.
     """
 
-    def __init__(self, encoder: TextEncoder, cache_dir: str | Path | None = None, dim: int | None = None) -> None:
-        self.encoder, self.cache_dir, self._dim = encoder, cache_dir, dim
+    def __init__(self, encoder: TextEncoder, cache_dir: str | Path | None = None, dim: int | None = None, cache_gb: float = 20.0) -> None:
+        if not cache_gb >= 0:
+            raise ValueError(f"text_encoder.cache_gb must be at least 0, got {cache_gb}")
+        self.encoder, self.cache_dir, self._dim, self.cache_gb = encoder, cache_dir, dim, cache_gb
+        self._memory_bytes = 0
+        self.is_full = False
         self._store: EmbeddingStore | None = None
         self._memory: dict[bytes, tuple[np.ndarray, int]] = {}
         self._opened = self._writable = False
@@ -76,11 +82,12 @@ class CachedTextEncoder:
         return self._assemble([found[k][0] for k in keys])
 
     def precompute(self, captions: Sequence[str], progress: bool = True) -> int:
-        """Fill the cache; return how many captions were computed. Under DDP hand each rank its own part.
+        """Fill the cache. Under DDP hand each rank its own part.
 
         Args:
             captions: any number, repeats allowed.
             progress: report done, speed and remaining time on stderr every few seconds.
+        Returns: how many were computed; fewer than were missing where the cache is full before.
         """
         captions = sorted(set(checked(captions)), key=lambda c: (len(c), c))  # batches of like length waste least
         missing = [c for c in captions if self._read(caption_key(c)) is None]
@@ -88,6 +95,8 @@ class CachedTextEncoder:
         for first in range(0, len(missing), PRECOMPUTE_CHUNK):
             self._fetch({caption_key(c): c for c in missing[first : first + PRECOMPUTE_CHUNK]})
             done, now = min(first + PRECOMPUTE_CHUNK, len(missing)), time.monotonic()
+            if self.is_full:
+                return done
             if progress and (now - reported > REPORT_SEC or done == len(missing)):
                 reported, rate = now, done / max(now - start, 1e-9)
                 left_sec = round((len(missing) - done) / rate)
@@ -137,12 +146,26 @@ class CachedTextEncoder:
         return record if record is not None or self._store is None else self._store.get(key)
 
     def _write(self, records: dict[bytes, tuple[np.ndarray, int]]) -> None:
+        if self.is_full:
+            return
+        num_bytes = sum(record.nbytes for record, _ in records.values())
         if self._store is not None and self._writable:
+            if self._store.data_end + num_bytes > self.cache_gb * 1e9:
+                return self._note_full(len(self._store.rows), self.cache_gb)
             try:
                 return self._store.append(records)
             except OSError as error:
                 self._without_disk(error)
+        if self._memory_bytes + num_bytes > min(self.cache_gb, MEMORY_GB) * 1e9:
+            return self._note_full(len(self._memory), min(self.cache_gb, MEMORY_GB))
         self._memory.update(records)
+        self._memory_bytes += num_bytes
+
+    def _note_full(self, num_captions: int, limit_gb: float) -> None:
+        self.is_full = True
+        where = "in memory" if self._store is None or not self._writable else f"in {self.cache_dir}"
+        print(f"text cache {where}: full with {num_captions:,} captions ({limit_gb:g} GB, text_encoder.cache_gb); others are encoded each time",
+              file=sys.stderr)
 
     def _open(self) -> None:
         """Check the encoder's width, then open the store for exactly this encoder."""
@@ -169,4 +192,4 @@ class CachedTextEncoder:
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles (spawned ranks) open the files again.
-        return {**self.__dict__, "_store": None, "_memory": {}, "_opened": False}
+        return {**self.__dict__, "_store": None, "_memory": {}, "_memory_bytes": 0, "_opened": False}

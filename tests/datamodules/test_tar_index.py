@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules import tar_index
-from datamodules.tar_index import build_tar_index
+from datamodules.tar_index import ROW, Shard, TarIndex, build_tar_index
 from tests.datamodules.tars import picture, samples, tar
+
+
+def rows(index: TarIndex, shard: Shard) -> np.ndarray:
+    return np.fromfile(index.table(shard), ROW)
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def test_rows_lead_to_the_images(shards: Path, tmp_path: Path) -> None:
     index = build_tar_index(shards, tmp_path / "cache")
     assert [(s.name, s.num_rows) for s in index.shards] == [("0.tar", 5), ("1.tar", 5), ("more/2.tar", 5)]
     assert index.summary() == "3 shards, 15 captioned images"
-    row = index.rows(index.shards[2])[3]
+    row = rows(index, index.shards[2])[3]
     content = (shards / "more/2.tar").read_bytes()
     assert content[row["image_at"] :][: row["image_bytes"]] == picture(13, "jpg") and content[row["text_at"] :][: row["text_bytes"]] == b"number 13"
 
@@ -72,10 +77,10 @@ def test_a_stop_costs_one_shard(shards: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_a_table_that_is_lost_is_made_again(shards: Path, tmp_path: Path, read: list[str]) -> None:
     first = build_tar_index(shards, tmp_path / "cache")
-    for table in (tmp_path / "cache").glob("*.npy"):
+    for table in (tmp_path / "cache").glob("*.rows"):
         table.unlink()
     assert build_tar_index(shards, tmp_path / "cache").shards == first.shards and len(read) == 6
-    assert len(first.rows(first.shards[0])) == 5
+    assert len(rows(first, first.shards[0])) == 5
 
 
 def test_several_processes_find_the_same(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +90,7 @@ def test_several_processes_find_the_same(shards: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(tar_index.os, "cpu_count", lambda: 2)
     together = build_tar_index(shards, tmp_path / "together")
     assert together.shards == alone.shards and together.damaged == alone.damaged
-    assert all((together.rows(shard) == alone.rows(shard)).all() for shard in alone.shards)
+    assert all((rows(together, shard) == rows(alone, shard)).all() for shard in alone.shards)
 
 
 def test_damaged_shards_are_named_and_too_many_are_refused(shards: Path, tmp_path: Path, read: list[str]) -> None:
@@ -112,7 +117,7 @@ def test_no_sample_at_all_is_refused_at_any_limit(tmp_path: Path) -> None:
     index = build_tar_index(tar(tmp_path / "in" / "0.tar", [("a.jpg", b"1")]).parent, tmp_path / "cache")
     with pytest.raises(ValueError, match="0 of 1 samples have an image and a caption"):
         index.require(1.0)
-    assert not len(index.rows(index.shards[0]))
+    assert not len(rows(index, index.shards[0]))
 
 
 @pytest.mark.parametrize(("file", "message"), [("a.parquet", "python -m datamodules.shards .* OUT unpacks .parquet"), ("a.png", "a captioned folder is data=captions")])

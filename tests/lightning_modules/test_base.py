@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 from torch import nn
 
 from lightning_modules.base import GenerativeModule, seed_everything
+from runtime.build import instantiate
+from runtime.config import CONF, compose
 
 
 class Two(GenerativeModule):
@@ -160,3 +164,26 @@ def test_seeding_tells_keys_apart() -> None:
         seed_everything(*key)
         seen.add((random.random(), torch.rand(()).item()))
     assert len(seen) == len({a for a, _ in seen}) == len({b for _, b in seen}) == 4
+
+
+FAMILIES = ("ddpm", "edm", "flow", "vae", "autoencoder", "classifier", "gan", "clip", "glide", "dalle2", "imagen")
+SAME_CODE = ("latent_diffusion", "imagen_paper", "glide_paper", "dalle2_paper")  # a diffusion over a trained model, and other sizes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_step_reads_nothing_back_from_the_device(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" has no values: whatever would make a GPU wait for the processor raises there."""
+    cfg = compose("train", [f"model={family}", "data.batch_size=4", f"paths.cache={tmp_path}"])
+    data, module = instantiate(cfg.data), instantiate(cfg.model).train()
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    module.losses(batch)  # what is done once, such as loading a frozen CLIP, looking at the first pixels, or reading new captions
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no meta
+    module = module.to("meta")
+    losses = module.losses(module.transfer_batch_to_device(batch, torch.device("meta"), 0))
+    assert {value.device.type for value in losses.values()} == {"meta"}
+    losses.get("loss", next(iter(losses.values()))).backward()
+
+
+def test_every_family_is_among_them() -> None:
+    assert sorted(FAMILIES + SAME_CODE) == sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

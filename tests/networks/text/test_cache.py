@@ -153,3 +153,42 @@ def test_copies_work_on_the_same_directory(tmp_path: Path) -> None:
 def test_bare_string_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bare string"):
         CachedTextEncoder(Counting(), tmp_path).encode("a dog")
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_full_cache_stays_as_it_is_and_gives_the_same_numbers(on_disk: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    captions = [f"caption {'x' * (i + 1)}" for i in range(40)]
+    record_bytes = 2 * (9 + 3 * 6)  # pooled, and three tokens
+    cached = CachedTextEncoder(Counting(), tmp_path if on_disk else None, cache_gb=20.5 * record_bytes / 1e9)
+    plain = CachedTextEncoder(Counting(), None)
+    for first in range(0, 40, 4):
+        assert torch.equal(cached.encode(captions[first : first + 4]).embeds, plain.encode(captions[first : first + 4]).embeds)
+    assert cached.is_full and capsys.readouterr().err.count("full with 20 captions (1.107e-06 GB, text_encoder.cache_gb)") == 1
+    for _ in range(2):
+        assert torch.equal(cached.encode(captions).embeds, plain.encode(captions).embeds)
+    assert cached.encoder.computed == 40 + 2 * 20
+    if on_disk:
+        assert sum(path.stat().st_size for path in tmp_path.glob("*/embeds.bin")) == 20 * record_bytes
+        other = CachedTextEncoder(Counting(), tmp_path)
+        assert torch.equal(other.encode(captions).embeds, plain.encode(captions).embeds) and other.encoder.computed == 20, "another limit fills on"
+
+
+def test_a_full_cache_ends_precomputing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("networks.text.cache.PRECOMPUTE_CHUNK", 5)
+    cached = CachedTextEncoder(Counting(), cache_gb=12 * 2 * (9 + 3 * 6) / 1e9)
+    assert cached.precompute([f"caption {i}" for i in range(50)], progress=False) == 15 == cached.encoder.computed
+
+
+def test_memory_in_place_of_a_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("networks.text.cache.MEMORY_GB", 1e-9)
+    monkeypatch.setattr(store_module.EmbeddingStore, "append", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    cached = CachedTextEncoder(Counting(), tmp_path)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        cached.encode(CAPTIONS)
+    cached.encode(CAPTIONS)
+    assert not cached._memory and cached.encoder.computed == 8
+
+
+def test_a_limit_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="cache_gb must be at least 0, got -1"):
+        CachedTextEncoder(Counting(), cache_gb=-1)
