@@ -23,7 +23,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 SIZES = ("small", "large")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 RELATIONS = tuple(INVERSE)
-KINDS = ("single", "pair", "triple", "word")
+NUM_GROUPS = {"single": 1, "pair": 2, "triple": 3, "quadruple": 4, "quintuple": 5, "word": 0}  # of each kind of scene; no split has more than three
 MAX_COUNT = 6
 MAX_OBJECTS = 5  # of a scene with several groups
 
@@ -52,9 +52,9 @@ class SceneSpec:
     word_colour: str | None = None
 
     def __post_init__(self) -> None:
-        num_groups = {"single": 1, "pair": 2, "triple": 3, "word": 0}.get(self.kind)
+        num_groups = NUM_GROUPS.get(self.kind)
         if num_groups is None:
-            raise ValueError(f"unknown kind of scene {self.kind!r}; choose one of {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of scene {self.kind!r}; choose one of {', '.join(NUM_GROUPS)}")
         if len(self.groups) != num_groups:
             raise ValueError(f"a {self.kind!r} scene has {num_groups} groups, not {len(self.groups)}")
         for g in self.groups:
@@ -184,10 +184,9 @@ def _draw(rng: Rng, kind: str, p: Preset, max_count: int) -> SceneSpec | None:
     if kind == "word":
         return SceneSpec("word", word=rng.choice(WORDS), word_colour=rng.choice(tuple(COLOURS)))
     limit = {"single": max_count, "pair": p.max_pair_count, "triple": 2}[kind]
-    num_groups = {"single": 1, "pair": 2, "triple": 3}[kind]
     groups = tuple(
         Group(1 + rng.below(limit), rng.choice(SIZES), rng.choice(tuple(COLOURS)), rng.choice(p.shapes))
-        for _ in range(num_groups)
+        for _ in range(NUM_GROUPS[kind])
     )
     related = kind == "pair" and rng.below(100) >= p.unrelated_percent
     relation = rng.choice(RELATIONS) if related else None
