@@ -127,6 +127,13 @@ class ImageDataModule(pl.LightningDataModule):
         captions = (dataset[i, i]["caption"] for i in range(min(len(dataset), 8 * n)))
         return list(itertools.islice(dict.fromkeys(filter(None, captions)), n))
 
+    def captions(self) -> tuple[int, Iterator[Sequence[str]]]:
+        """The number of images, and of each the captions that it can show, always in the same order; after `setup`.
+
+        Raises: ValueError where there is no list of them.
+        """
+        raise ValueError(f"{type(self).__name__} has no list of captions: data=captions, coco, shards, emoji and scenes_simple have")
+
     def train_dataloader(self) -> DataLoader:
         n = len(self.train_dataset)
         num_batches = self.num_batches if self.num_batches is not None else max(1, n // self.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,12 @@ class FolderDataModule(ImageDataModule):
         if self.test_fraction:
             train, test = split_by_name(train, self.test_fraction, "test")
         return {"train": train, "val": val, "test": test}
+
+    def captions(self) -> tuple[int, Iterator[Sequence[str]]]:
+        if not self.captioned:
+            return super().captions()
+        samples = self.load_manifest().samples
+        return len(samples), (sample.captions for sample in samples)
 
     def fingerprint(self) -> str:
         """Digest of the usable files' names, sizes and captions, and of the arguments that change what is served."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.base import ImageDataModule, to_model_range
 from datamodules.sampler import Key
 from rng.hashing import stable_hash
-from scenes.captions import caption
+from scenes.captions import all_captions, caption
 from scenes.grammar import SceneSpec, get_preset, random_word_spec, sample_spec
 from scenes.render import render
 from scenes.splits import caption_style, spec_split
@@ -120,6 +120,13 @@ class ScenesDataModule(ImageDataModule):
         specs = [scene_spec(self.preset, split, "prompts", self.data_seed, i) for i in range(n)]
         seeds = [stable_hash("prompt", split, self.data_seed, i) for i in range(n)]
         return [(caption(spec, seed, caption_style(split), self.preset), spec) for spec, seed in zip(specs, seeds)]
+
+    def captions(self) -> tuple[int, Iterator[Sequence[str]]]:
+        """Those of all scenes of a small preset; random strings, and captions with synonyms, have no end."""
+        if self.spelling or get_preset(self.preset).rich_captions:
+            return super().captions()
+        found = all_captions(self.preset)
+        return len(found), ((text,) for text in found)
 
     def example_prompts(self, n: int = 8) -> list[str]:
         """A few captions that ask for every skill."""

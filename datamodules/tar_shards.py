@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from datamodules.items import StoredImages
 from datamodules.manifest import manifest_folder
 from datamodules.sampler import rank_and_world
 from datamodules.shard_order import Part, ShardOrder
-from datamodules.tar_index import KINDS, ROW, TarIndex, build_tar_index
+from datamodules.tar_index import KINDS, ROW, Shard, TarIndex, build_tar_index
 from datamodules.tars import captions_in
 from files import printable
 from rng.hashing import stable_hash
@@ -183,6 +185,17 @@ class ShardsDataModule(ImageDataModule):
 
     def train_order(self) -> ShardOrder | None:
         return ShardOrder(self.train_dataset.part.counts, self.mixed_shards, self.run_seed) if self.mixed_shards else None
+
+    def captions(self) -> tuple[int, Iterator[Sequence[str]]]:
+        shards = self.load_index().shards
+        return sum(shard.num_rows for shard in shards), itertools.chain.from_iterable(map(self._captions_of, shards))
+
+    def _captions_of(self, shard: Shard) -> Iterator[Sequence[str]]:
+        with open(self.root / shard.name, "rb") as file:
+            for row in np.fromfile(self.index.table(shard), ROW):
+                file.seek(int(row["text_at"]))
+                found = captions_in(file.read(int(row["text_bytes"])), KINDS[row["kind"]]) or ()
+                yield tuple(clean(text) for text in ([found] if isinstance(found, str) else found))
 
     def fingerprint(self) -> str:
         """Digest of the shards' names, sizes and marks, and of the arguments that change what is served."""

@@ -155,3 +155,8 @@ def test_wrong_arguments_are_named_at_once(arguments: dict, message: str):
 def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="data.root: there is no folder"):
         CaptionsDataModule(str(tmp_path / "nowhere")).prepare_data()
+
+
+def test_captions_are_listed(folder: Path):
+    number, images = make(folder).captions()
+    assert number == 24 and list(images)[:2] == [("picture 0", "number 0"), ("picture 1", "number 1")]

@@ -281,3 +281,8 @@ def test_read_images_gives_samples_in_the_order_of_their_names(root: Path) -> No
     source, classes = read_images(root)
     names = [sample.file for sample in source.samples]
     assert names == sorted(names) and classes == ("Dog 2", "bird", "cat") and not source.captioned
+
+
+def test_images_without_captions_list_none(root: Path) -> None:
+    with pytest.raises(ValueError, match="ImagesDataModule has no list of captions"):
+        make(root).captions()

@@ -136,3 +136,13 @@ def test_prompts_for_grids_ask_for_every_skill():
     prompts = make().example_prompts()
     assert len(prompts) == 8 and sum('"' in p for p in prompts) == 2 and any("three" in p for p in prompts) and any("left of" in p for p in prompts)
     assert make().example_prompts(3) == prompts[:3]
+
+
+def test_captions_are_listed_where_they_have_an_end():
+    dm = make()
+    number, images = dm.captions()
+    listed = {text for texts in images for text in texts}
+    assert number == len(listed) and {dm.train_dataset[i, seed]["caption"] for i in range(40) for seed in range(5)} <= listed
+    for endless in (make(spelling=0.5), make("scenes", image_size=64)):
+        with pytest.raises(ValueError, match="has no list of captions"):
+            endless.captions()

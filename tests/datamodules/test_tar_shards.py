@@ -170,3 +170,8 @@ def test_a_part_without_images_is_refused(tmp_path: Path) -> None:
     tar(tmp_path / "in" / "0.tar", samples(range(2)))
     with pytest.raises(ValueError, match="val_fraction=0.001 leaves no image for .* among 2: give a larger one, at most 1/3"):
         make(tmp_path / "in", val_fraction=0.001)
+
+
+def test_captions_are_listed_without_looking_at_images(shards: Path) -> None:
+    number, images = make(shards).captions()
+    assert number == 60 and list(images) == [(f"number {i}",) for i in range(60)]
