@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.caption_sources import check_root, walk
+from datamodules.caption_tables import MAX_TEXT
 from datamodules.progress import Progress
 from datamodules.tars import Damaged, captions_in, mark, tar_samples
 from files import parse_json, printable, replacing
@@ -141,7 +142,7 @@ def _read_one(path: str, table: str) -> Entry | str:
                     continue
                 if sample.text is not None:
                     file.seek(sample.text[0])
-                if sample.text is None or not captions_in(file.read(sample.text[1]), sample.kind):
+                if sample.text is None or sample.text[1] > MAX_TEXT or not captions_in(file.read(sample.text[1]), sample.kind):
                     lacks[1] += 1
                     continue
                 rows.append((*sample.image, *sample.text, KINDS.index(sample.kind)))
