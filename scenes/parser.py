@@ -11,6 +11,7 @@ from scenes.labelling import label
 from scenes.matching import fit_shape
 from scenes.reading import read_word
 
+VERSION = 2  # raise when a picture can be read in another way
 FOREGROUND = 0.4  # alpha above which a pixel belongs to something
 SIZE_THRESHOLD = 0.215  # of the side: between small (up to .17) and large (from .26)
 DEBRIS_AREA = 0.1 * 0.14**2  # of the picture: less than a tenth of a small square is no object
@@ -18,6 +19,7 @@ GIANT_AREA = 0.35
 MALFORMED_IOU = 0.6
 CLEAR_IOU = 0.85  # when every object fits this well, the picture shows no word
 WORD_FIT = 0.6
+WORD_HEIGHT = 0.215  # of the side: what is lower is no word; letters are .26 high at least
 SECOND_COLOUR = 0.3
 SPECK = 0.5  # of a letter's cell: the least ink that counts
 MIN_IMAGE_SIZE = 16
@@ -157,7 +159,10 @@ def _try_word(
     """The picture as a word, if a word explains it better than objects do."""
     strokes = np.isin(labels, solid)
     rows, columns = np.nonzero(strokes)
-    cell = (rows.max() + 1 - rows.min()) / 7
+    height = rows.max() + 1 - rows.min()
+    if height < WORD_HEIGHT * len(labels):
+        return None
+    cell = height / 7
     # Letters may have loose dots: specks count as ink when they are large enough and within two cells of the strokes.
     near, _ = _window(labels.shape, rows, columns, max(1, round(2 * cell)))
     ink = np.zeros_like(strokes)

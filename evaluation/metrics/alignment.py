@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluation.metrics.base import ImageBatch, Evaluator, NotComputed, check_u8
 from scenes.grammar import SceneSpec
-from scenes.parser import parse
+from scenes.parser import VERSION, parse
 from scenes.scoring import aggregate, score
 
 CONTROLS = ("real", "reconstruction")
@@ -75,7 +75,7 @@ class SceneAlignment(Evaluator):
         return [score(specs[(i + shift) % len(specs)], scene) for i, scene in enumerate(scenes)]
 
     def protocol(self) -> dict[str, Any]:
-        return {"instrument": "scenes.parser", "resize": None}
+        return {"instrument": "scenes.parser", "version": VERSION, "resize": None}
 
     def details(self) -> dict[str, Any]:
         """`count_confusion[asked][found]` over object scenes, and `wrong`: per image, the skills below 1."""

@@ -128,6 +128,25 @@ def test_a_word_is_seen_where_it_fits_well_and_better_than_objects(fit: float, w
     assert parse(bar).word == word
 
 
+@pytest.mark.parametrize("shape", ["triangle", "square", "circle"])
+def test_a_small_object_with_ragged_edges_is_no_word(shape: str) -> None:
+    """What is lower than the smallest letters holds none, however well two letters that reach beyond it would fit."""
+    for seed in range(10):
+        image, _ = render(SceneSpec("single", (Group(1, "small", "red", shape),)), seed, 64)
+        ragged = np.stack([np.roll(row, 1 if y // 2 % 2 else -1, axis=0) for y, row in enumerate(image)])
+        found = parse(ragged)
+        assert found.word is None and [(o.colour, o.size, o.shape) for o in found.objects] == [("red", "small", shape)]
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_the_smallest_words_are_read(image_size: int) -> None:
+    lowest = sorted((render(sample_spec(seed, "scenes_simple", "word"), seed, image_size)[1][0].height, seed) for seed in range(400))[:10]
+    assert lowest[0][0] < 0.265
+    for _, seed in lowest:
+        spec = sample_spec(seed, "scenes_simple", "word")
+        assert parse(render(spec, seed, image_size)[0]).word == spec.word
+
+
 def test_specks_are_debris_and_touching_colours_are_two_objects() -> None:
     image_u8, _ = render(OBJECTS, 0, 64)
     clean = parse(image_u8)
