@@ -177,6 +177,7 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py model=imagen                                  train with everything at its default
   python train.py model=imagen trainer.max_time=00:00:30:00     stop after half an hour (days:hours:minutes:seconds)
   python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
+  python train.py model=imagen data=shards data.root=SHARDS     tar shards of captioned images, read where they lie
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
   python train.py -m name=study seed=0,1,2                      several runs, one after another, and a table of their means
   python train.py model=imagen --cfg job -p model.optimizer     print the configuration, or a part; --config-dir DIR adds files of yours
