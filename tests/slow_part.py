@@ -31,7 +31,7 @@ SECONDS = {
     "tests/benchmarks/test_chaos.py::test_a_small_campaign_from_the_command_line": 40,
     "tests/evaluation/metrics/test_processes.py::test_two_processes_equal_one_to_the_last_digit_and_find_an_image_that_both_have": 30,
     "tests/entrypoints/test_train.py::test_a_sweep_from_a_shell": 30,
-    "tests/lightning_modules/test_imagen.py::test_two_colours_are_learned": 25,
+    "tests/lightning_modules/test_imagen.py::test_two_colours_are_learned": 40,
     "tests/datamodules/test_workers.py::test_workers_of_a_killed_process_end[forkserver]": 25,
     "tests/test_configs.py::test_one_step_trains_and_its_checkpoint_draws[experiment=edm_cifar10]": 25,
     "tests/test_configs.py::test_one_step_trains_and_its_checkpoint_draws[experiment=iddpm_cifar10]": 20,

@@ -354,7 +354,7 @@ def test_two_colours_are_learned():
     """A base stage tells a red picture from a blue one after a few hundred steps."""
     torch.manual_seed(0)
     module = Imagen(BagOfWords(dim=24), {"base": make_stage(8, cond_drop_prob=0.1)}).train()
-    optimizer, steps = Muon(module.parameters(), lr=5e-3, adam_lr=2e-3), 600
+    optimizer, steps = Muon(module.parameters(), lr=5e-3, adam_lr=2e-3), 1000
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20) * (1 - step / steps))
     colours = {"red": torch.tensor([1.0, -1, -1]), "blue": torch.tensor([-1.0, -1, 1])}
     for step in range(steps):
