@@ -10,7 +10,7 @@ from PIL import Image
 
 import train
 from benchmarks import sampler_table
-from benchmarks.sampler_table import calls, cells, earlier, main, sentence, table
+from benchmarks.sampler_table import SAMPLERS, calls, cells, earlier, main, sentence, table
 from tests.datamodules.class_data import write_class_data
 
 
@@ -65,9 +65,11 @@ def test_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert {k: cell["calls"] for k, cell in first.items()} == {"ddpm/2": 2, "heun/2": 3}
     main([*command, "3", "--", where])  # all samplers
     found = json.loads((tmp_path / "table.json").read_text())["cells"]
-    assert {k: found[k] for k in first} == first and len(found) == 7 + 5  # heun and edm at 3 steps have 5 calls
+    at_most_four = {f"{name}/{steps}" for name in SAMPLERS for steps in (2, 3) if calls(name, steps) <= 4}
+    assert {k: found[k] for k in first} == first and set(found) == at_most_four
+    assert {"heun/2", "edm/2"} <= set(found) and not {"heun/3", "edm/3"} & set(found), "of three steps they make five calls"
     assert {k: cell["calls"] for k, cell in found.items()} == {k: calls(*_split(k)) for k in found}
-    assert "2 of 12 cells are measured already" in capsys.readouterr().err
+    assert f"2 of {len(found)} cells are measured already" in capsys.readouterr().err
     assert "| unipc " in page.read_text() and page.read_text().endswith("after\n")
     assert Image.open(tmp_path / "plot.png").size[0] > 400
 
