@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("writing the images", flush=True)
         make(Path(folder), args.num_images, args.side)
         lines = measure(Path(folder), args.rounds, args.batches)
+        print("removing the images", flush=True)
     settings = {"num_images": args.num_images, "side": args.side, "rounds": args.rounds, "batches": args.batches}
     result = {"benchmark": "loading", "settings": settings, "machine": machine(torch.get_num_threads()), **provenance("torch", "pillow"), "lines": lines}
     write_json(RESULTS / "loading.json", result)
