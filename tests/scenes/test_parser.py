@@ -100,6 +100,21 @@ def test_noise_and_brightness_do_not_matter() -> None:
         assert score(spec, parse(noisy))["all_correct"] == 1, spec.canonical()
 
 
+def test_a_picture_of_less_contrast_is_read() -> None:
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        spec = sample_spec(i, "scenes")
+        faint = 0.6 * render(spec, i, 64)[0] + rng.normal(0, 4, (64, 64, 3))
+        assert score(spec, parse(np.clip(faint, 0, 255).astype(np.uint8)))["all_correct"] == 1, spec.canonical()
+
+
+def test_objects_on_a_light_background_are_read() -> None:
+    for name, colour in COLOURS.items():
+        image = np.full((64, 64, 3), 150, dtype=np.uint8)
+        image[20:38, 30:48] = colour
+        assert [(o.colour, o.shape, o.size) for o in parse(image).objects] == [(name, "square", "large")]
+
+
 def test_empty_noise_and_giant_blobs() -> None:
     blank = parse(np.full((64, 64, 3), 24, dtype=np.uint8))
     assert blank.objects == () and blank.word is None and blank.malformed == 0
