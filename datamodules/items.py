@@ -22,8 +22,8 @@ _MAX_TRIES = 10
 class StoredImages(Dataset):
     """`dataset[(index, sample_seed)]`: index fixes the image, sample_seed whether it is mirrored.
 
-    An item holds `image` float32 (C, S, S) in [-1, 1], `seed`, and what `facts` says of it. An image that has gone bad
-    since the data were checked is replaced by another sample, chosen by sample_seed; `bad_now` holds the indices of such images.
+    An item holds `image` float32 (C, S, S) in [-1, 1], `seed`, and what `facts` says of it. An image that cannot be
+    used is replaced by another sample, chosen by sample_seed; `bad_now` holds the indices of such images.
 
     Args:
         root: the folder that holds them.
@@ -31,9 +31,11 @@ class StoredImages(Dataset):
         channels: 3, or 1 for the brightness alone.
         random_flip: mirror half of the images.
         keep: hold decoded images in memory, as uint8.
-        max_bad: how many images may go bad before RuntimeError.
+        max_bad: how many images may turn out bad before RuntimeError.
         augment_prob: of `datamodules.augment`; items then hold `augment` float32 (9,). None leaves it out.
     """
+
+    is_bad, are_bad = "has gone bad since it was checked", "have gone bad since they were checked"  # in messages
 
     def __init__(
         self,
@@ -99,9 +101,8 @@ class StoredImages(Dataset):
             return
         self.bad_now.add(index)
         place = printable(self.place(index))
-        warnings.warn(f"{place} has gone bad since it was checked ({bad}); another sample takes its place", stacklevel=2)
+        warnings.warn(f"{place} {self.is_bad} ({bad}); another sample takes its place", stacklevel=2)
         if len(self.bad_now) > self.max_bad:
             raise RuntimeError(
-                f"{len(self.bad_now)} images have gone bad since they were checked, more than data.max_bad_fraction "
-                f"allows; the last one: {place} ({bad})"
+                f"{len(self.bad_now)} images {self.are_bad}, more than data.max_bad_fraction allows; the last one: {place} ({bad})"
             )

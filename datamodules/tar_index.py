@@ -20,13 +20,12 @@ import numpy as np
 from datamodules.caption_sources import check_root, walk
 from datamodules.caption_tables import MAX_TEXT
 from datamodules.progress import Progress
-from datamodules.tars import Damaged, captions_in, mark, tar_samples
+from datamodules.tars import TEXTS, Damaged, captions_in, mark, tar_samples
 from files import parse_json, printable, replacing
 from rng.hashing import stable_hash
 
 VERSION = 1  # raise when the table of an unchanged shard can change
-ROW = np.dtype([("image_at", "<u8"), ("image_bytes", "<u4"), ("text_at", "<u8"), ("text_bytes", "<u4"), ("kind", "<u1")])
-KINDS = ("txt", "json")  # what `kind` counts
+ROW = np.dtype([("image_at", "<u8"), ("image_bytes", "<u4"), ("text_at", "<u8"), ("text_bytes", "<u4"), ("kind", "<u1")])  # kind: of TEXTS
 LACKS = ("without image", "without caption")
 _MANY = 256  # new shards from which several processes read them: starting one takes as long as reading some thousand samples
 _MOST_PROCESSES = 8
@@ -145,7 +144,7 @@ def _read_one(path: str, table: str) -> Entry | str:
                 if sample.text is None or sample.text[1] > MAX_TEXT or not captions_in(file.read(sample.text[1]), sample.kind):
                     lacks[1] += 1
                     continue
-                rows.append((*sample.image, *sample.text, KINDS.index(sample.kind)))
+                rows.append((*sample.image, *sample.text, TEXTS.index(sample.kind)))
         code = mark(Path(path))
     except (Damaged, OSError) as error:
         return str(error)

@@ -19,8 +19,8 @@ from datamodules.items import StoredImages
 from datamodules.manifest import manifest_folder
 from datamodules.sampler import rank_and_world
 from datamodules.shard_order import Part, ShardOrder
-from datamodules.tar_index import KINDS, ROW, Shard, TarIndex, build_tar_index
-from datamodules.tars import captions_in
+from datamodules.tar_index import ROW, Shard, TarIndex, build_tar_index
+from datamodules.tars import TEXTS, captions_in
 from files import printable
 from rng.hashing import stable_hash
 
@@ -34,6 +34,8 @@ class TarDataset(StoredImages):
         index: of the shards.
         part: which samples.
     """
+
+    is_bad = are_bad = "cannot be used"  # nobody has looked at the images before
 
     def __init__(self, index: TarIndex, part: Part, image_size: int, **settings: Any) -> None:
         super().__init__(index.root, image_size, keep=False, **settings)
@@ -53,7 +55,7 @@ class TarDataset(StoredImages):
 
     def facts(self, index: int, seed: int) -> dict[str, Any]:
         file, row = self._row(index)
-        captions = captions_in(self._read(file, int(row["text_at"]), int(row["text_bytes"])), KINDS[row["kind"]])
+        captions = captions_in(self._read(file, int(row["text_at"]), int(row["text_bytes"])), TEXTS[row["kind"]])
         if not captions:
             raise BadImage("corrupt", "its caption is not there any more")
         captions = captions if isinstance(captions, list) else [captions]
@@ -194,7 +196,7 @@ class ShardsDataModule(ImageDataModule):
         with open(self.root / shard.name, "rb") as file:
             for row in np.fromfile(self.index.table(shard), ROW):
                 file.seek(int(row["text_at"]))
-                found = captions_in(file.read(int(row["text_bytes"])), KINDS[row["kind"]]) or ()
+                found = captions_in(file.read(int(row["text_bytes"])), TEXTS[row["kind"]]) or ()
                 yield tuple(clean(text) for text in ([found] if isinstance(found, str) else found))
 
     def fingerprint(self) -> str:

@@ -80,7 +80,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_replaced(tmp_path: Path) -
     for dataset in (data.train_dataset, data.val_dataset, data.test_dataset):
         index = next((i for i in range(len(dataset)) if dataset.part.find(i) == (0, 7)), None)
         if index is not None:
-            with pytest.warns(UserWarning, match=r"0.tar, sample 7 has gone bad .*\(not_an_image\)"):
+            with pytest.warns(UserWarning, match=r"0.tar, sample 7 cannot be used \(not_an_image\); another sample takes its place"):
                 assert number_of(dataset[index, 1]) != 7
 
 
@@ -91,9 +91,9 @@ def test_a_shard_that_goes_bad_under_way_is_told(spoil, reason: str, shards: Pat
     data = make(shards, max_bad_fraction=0.1)
     spoil(shards / "1.tar")
     in_it = [i for i in range(len(data.train_dataset)) if data.train_dataset.part.find(i)[0] == 1]
-    with pytest.warns(UserWarning, match=rf"1.tar, sample \d+ has gone bad since it was checked \({reason}"):
+    with pytest.warns(UserWarning, match=rf"1.tar, sample \d+ cannot be used \({reason}"):
         assert number_of(data.train_dataset[in_it[2], 3]) // 20 != 1
-    with pytest.raises(RuntimeError, match="images have gone bad since"), pytest.warns(UserWarning):
+    with pytest.raises(RuntimeError, match=r"\d+ images cannot be used, more than data.max_bad_fraction allows; the last one: .*1.tar, sample"), pytest.warns(UserWarning):
         [data.train_dataset[i, 0] for i in in_it for _ in range(2)]
 
 
@@ -106,7 +106,7 @@ def test_an_image_that_is_cut_off_is_told_with_the_byte(shards: Path) -> None:
         data.train_dataset[3, 0]
 
 
-@pytest.mark.filterwarnings("ignore:.*has gone bad")
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
 def test_a_caption_that_has_gone_is_told(shards: Path) -> None:
     data = make(shards)
     content = (shards / "1.tar").read_bytes()

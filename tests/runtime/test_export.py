@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import runtime.checkpoint
 import runtime.export
