@@ -192,4 +192,4 @@ class CachedTextEncoder:
 
     def __getstate__(self) -> dict[str, object]:
         # Copies and pickles (spawned ranks) open the files again.
-        return {**self.__dict__, "_store": None, "_memory": {}, "_memory_bytes": 0, "_opened": False}
+        return {**self.__dict__, "_store": None, "_memory": {}, "_memory_bytes": 0, "_opened": False, "is_full": False}

@@ -192,3 +192,14 @@ def test_memory_in_place_of_a_disk_is_bounded(tmp_path: Path, monkeypatch: pytes
 def test_a_limit_below_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="cache_gb must be at least 0, got -1"):
         CachedTextEncoder(Counting(), cache_gb=-1)
+
+
+def test_a_copy_of_a_full_cache_begins_anew() -> None:
+    cached = CachedTextEncoder(Counting(), cache_gb=60 / 1e9)  # room for one caption
+    cached.encode(["a dog"])
+    cached.encode(["a cat"])
+    fresh = copy.deepcopy(cached)
+    assert cached.is_full and not fresh.is_full
+    for _ in range(2):
+        fresh.encode(["a cat"])
+    assert not fresh.is_full and fresh.encoder.computed == cached.encoder.computed + 1, "the room is for one, and it has one"
