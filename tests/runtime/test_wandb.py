@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -73,9 +75,12 @@ def test_lines_and_pictures_arrive_with_our_step(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_an_offline_run_is_written(tmp_path) -> None:
+def test_an_offline_run_is_written_and_read_by_the_terminal_dashboard(tmp_path) -> None:
     logger = WandbLogger("p", str(tmp_path), "abc")
     logger.log_metrics({"train/loss": 1.0}, step=5)
     logger.log_picture("samples", Image.new("RGB", (8, 8)), step=5)
     logger.finalize("success")
     assert list((tmp_path / "wandb").glob("offline-run-*-abc/run-abc.wandb"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", str(tmp_path / "wandb")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^project +p$", found, re.M) and re.search(r"^ +train/loss +1$", found, re.M) and re.search(r"^ +samples +image-file", found, re.M)
