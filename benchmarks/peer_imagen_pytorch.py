@@ -1,15 +1,11 @@
-"""The side of imagen-pytorch, run by its own Python: needs torch and imagen_pytorch, nothing of this repository.
+"""The side of imagen-pytorch, run by its own Python: needs torch and imagen_pytorch.
 
-python -m benchmarks.peer_imagen_pytorch JOB.json, written by benchmarks.quality_imagen_pytorch. The job names a file
-of tensors (images_u8 (N, 3, S, S), text_of (N,), embeds (U, L, D), mask (U, L), prompt_text (P,)) and where results go.
-
-One trainer trains one net (its own rule), so the base net trains first and the super-resolution net after it, each for
-its share of the time.
+python -m benchmarks.peer_imagen_pytorch JOB.json, written by benchmarks.quality. One trainer trains one net (its own rule), so the base
+net trains first and the super-resolution net after it, each for its share of the processor seconds.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,7 +13,9 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+
+from benchmarks.peer_data import Data, batches, draw, read_job
+from benchmarks.peer_ddpm import processor_sec
 
 # imagen_pytorch asks the hub for the width of its default T5 when it is imported; text comes as embeddings here.
 transformers.T5Config.from_pretrained = classmethod(lambda cls, *_, **__: cls(d_model=768))
@@ -27,7 +25,7 @@ from imagen_pytorch import Imagen, ImagenTrainer, Unet  # noqa: E402
 # The README's two nets, scaled down to about the parameters of conf/model/imagen.yaml's two stages. Attention stands at
 # the coarsest level only, as in the README's second net, and the second net is its memory-efficient kind: it is faster.
 BASE = {
-    "dim": 40,
+    "dim": 24,
     "cond_dim": 128,
     "dim_mults": (1, 2, 4),
     "num_resnet_blocks": 1,
@@ -36,7 +34,7 @@ BASE = {
     "attn_heads": 4,
 }
 SUPER_RESOLUTION = {
-    "dim": 16,
+    "dim": 8,
     "cond_dim": 64,
     "dim_mults": (1, 2, 3),
     "num_resnet_blocks": 1,
@@ -45,7 +43,6 @@ SUPER_RESOLUTION = {
     "attn_heads": 4,
     "memory_efficient": True,
 }
-COND_SCALE = 3.0  # the README's
 
 
 def build(job: dict[str, Any], text_dim: int) -> Imagen:
@@ -59,56 +56,40 @@ def build(job: dict[str, Any], text_dim: int) -> Imagen:
     )
 
 
-def train(trainer: ImagenTrainer, unet: int, data: dict[str, Tensor], batch: int, seconds: float) -> dict[str, Any]:
-    """Trains one net for a number of seconds and returns what it did."""
-    losses, count, began = [], len(data["images_u8"]), time.perf_counter()
-    order = torch.randperm(count)
-    while time.perf_counter() - began < seconds or not losses:
-        if len(order) < batch:
-            order = torch.randperm(count) if count >= batch else torch.randint(count, (batch,))
-        rows, order = order[:batch], order[batch:]
-        text = data["text_of"][rows]
-        images = data["images_u8"][rows].float() / 255  # [0, 1], as its data loaders give them
-        losses.append(
-            trainer(images, text_embeds=data["embeds"][text], text_masks=data["mask"][text], unet_number=unet)
-        )
+def train(trainer: ImagenTrainer, unet: int, data: Data, batch: int, cpu_sec: float) -> dict[str, Any]:
+    """Trains one net for a number of processor seconds and returns what it did."""
+    losses, began = [], processor_sec()
+    for image_u8, embeds, mask in batches(data, batch, cpu_sec):
+        # [0, 1], as its data loaders give them
+        losses.append(trainer(image_u8.float() / 255, text_embeds=embeds, text_masks=mask, unet_number=unet))
         trainer.update(unet_number=unet)
     newest = losses[-20:]
-    return {"steps": len(losses), "sec": time.perf_counter() - began, "last_loss": sum(newest) / len(newest)}
-
-
-def sample(trainer: ImagenTrainer, data: dict[str, Tensor], batch: int) -> Tensor:
-    """uint8 (P, 3, S, S) for the prompts, from the averaged weights, as `ImagenTrainer.sample` does."""
-    images = []
-    for text in data["prompt_text"].split(batch):
-        out = trainer.sample(
-            text_embeds=data["embeds"][text], text_masks=data["mask"][text], cond_scale=COND_SCALE, use_tqdm=False
-        )
-        images.append((out.clamp(0, 1) * 255).round().to(torch.uint8))
-        print(f"imagen-pytorch: {sum(map(len, images))}/{len(data['prompt_text'])} images sampled", flush=True)
-    return torch.cat(images)
+    return {"steps": len(losses), "cpu_sec": processor_sec() - began, "last_loss": sum(newest) / len(newest)}
 
 
 def main(job_file: str) -> None:
-    job = json.loads(Path(job_file).read_text())
-    torch.set_num_threads(job["threads"])
-    torch.manual_seed(job["seed"])
-    data = torch.load(job["data"], weights_only=True)
-    text_dim, checkpoint = data["embeds"].shape[-1], str(Path(job["out"]).with_suffix(".trainer.pt").resolve())
-    trained = {}
-    for unet, name in ((1, "base"), (2, "super_resolution")):
-        trainer = ImagenTrainer(imagen=build(job, text_dim), accelerate_cpu=True, verbose=False)
+    job, data = read_job(job_file)
+    checkpoint = str(Path(job["out"]).with_suffix(".trainer.pt").resolve())
+    seconds = {"base": job["cpu_sec"] * job["base_share"], "super_resolution": job["cpu_sec"] * (1 - job["base_share"])}
+    nets: dict[str, Any] = {}
+    for unet, name in enumerate(seconds, 1):
+        trainer = ImagenTrainer(imagen=build(job, data["embeds"].shape[-1]), lr=job["lr"], accelerate_cpu=True, verbose=False)
         if unet == 2:
             trainer.load(checkpoint)
-        trained[name] = train(trainer, unet, data, job["batch"], job["seconds"][name])
-        trained[name]["parameters"] = sum(p.numel() for p in trainer.imagen.unets[unet - 1].parameters())
-        print(f"imagen-pytorch: {name} trained, {trained[name]['steps']} steps", flush=True)
+        nets[name] = train(trainer, unet, data, job["batch"], seconds[name])
+        nets[name]["parameters"] = sum(p.numel() for p in trainer.imagen.unets[unet - 1].parameters())
+        print(f"imagen-pytorch: {name} trained, {nets[name]['steps']} steps", flush=True)
         if unet == 1:
             trainer.save(checkpoint)
     began = time.perf_counter()
-    images = sample(trainer, data, job["batch"])
-    trained["sample_sec"] = time.perf_counter() - began
-    torch.save({"images_u8": images, "report": trained}, job["out"])
+    options = {"cond_scale": job["guidance_scale"], "use_tqdm": False}
+    image_u8 = draw(data, job["batch"], lambda embeds, mask: trainer.sample(text_embeds=embeds, text_masks=mask, **options))
+    report = {
+        "nets": nets, "parameters": sum(net["parameters"] for net in nets.values()), "steps": nets["base"]["steps"],
+        "images": nets["base"]["steps"] * job["batch"], "cpu_sec": sum(net["cpu_sec"] for net in nets.values()),
+        "sec_per_image": (time.perf_counter() - began) / len(image_u8),
+    }  # fmt: skip
+    torch.save({"images_u8": image_u8, "report": report}, job["out"])
     Path(checkpoint).unlink()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.common import REPO, RESULTS, run
 
-BENCHMARKS = ("speed_unet", "quality_imagen_pytorch", "speed_evaluation", "vae_pythae", "gan_mimicry")
+BENCHMARKS = ("speed_unet", "quality", "speed_evaluation", "vae_pythae", "gan_mimicry")
 
 
 def fill(text: str, name: str, block: str, page: str = "benchmarks/README.md") -> str:
