@@ -47,16 +47,21 @@ class ResBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over the positions of a feature map, (B, dim, H, W) -> (B, dim, H, W)."""
+    """A transformer block over the positions of a feature map (B, dim, H, W) and, where given, registers (B, R, dim); returns both."""
 
     def __init__(self, dim: int, **kwargs) -> None:
         super().__init__()
         self.block = TransformerBlock(dim, **kwargs)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None, registers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         tokens = x.flatten(2).transpose(1, 2)  # (B, HW, dim); a view when x is channels_last
-        tokens = self.block(tokens, emb, context, context_mask)
-        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        places = tokens.shape[1]
+        tokens = self.block(tokens if registers is None else torch.cat([tokens, registers], dim=1), emb, context, context_mask)
+        if registers is not None:
+            tokens, registers = tokens[:, :places], tokens[:, places:]
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:]), registers
 
 
 class UNet(nn.Module):
@@ -85,11 +90,13 @@ class UNet(nn.Module):
         out_channels: of the prediction; None is ``channels``.
         position: learned position table at each attention level, which starts as waves; for networks that always see whole images.
         upsample: how feature maps grow, one of ``networks.resample.UPSAMPLE_KINDS``.
+        registers: learned tokens that pass through the attention of ``mid_blocks`` beside the places of the image: room for what no
+            place can say, such as how many objects there are so far.
 
     Raises:
-        ValueError: if ``image_size`` does not divide into the levels.
+        ValueError: if ``image_size`` does not divide into the levels, or registers have no attention to pass through.
 
-    Source: Saharia et al. 2022 (Imagen), appendix B and D.3; Ho et al. 2020.
+    Source: Saharia et al. 2022 (Imagen), appendix B and D.3; Ho et al. 2020; Darcet et al. 2023 (registers).
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class UNet(nn.Module):
         efficient: bool = False,
         dropout: float = 0.0,
         upsample: str = "repetition",
+        registers: int = 0,
     ) -> None:
         super().__init__()
         dims, blocks = levels(dim, dim_mults, num_res_blocks)
@@ -144,6 +152,10 @@ class UNet(nn.Module):
         )
         resolution, skips = self._build_down(dims, blocks, image_size // fold, block)
         self.mid = nn.ModuleList(block(dims[-1], dims[-1], resolution, res=mid_res) for _ in range(mid_blocks))
+        if registers and not (attend_self and resolution in attn_resolutions and mid_blocks):
+            raise ValueError(f"registers={registers} need mid_blocks whose places attend to each other: attend_self=true, and {resolution} in "
+                             "attn_resolutions")  # fmt: skip
+        self.registers = nn.Parameter(torch.randn(1, registers, dims[-1])) if registers else None  # as large as what they stand beside
         self._build_up(dims, blocks, resolution, block, skips)
         self.head = make_head(2 * dims[0], (out_channels or channels) * fold**2)
 
@@ -220,13 +232,14 @@ class UNet(nn.Module):
             if "shrink" in level:
                 x = level["shrink"](x)
             for block in level["blocks"]:
-                x = block(x, emb, tokens, token_mask)
+                x, _ = block(x, emb, tokens, token_mask)
                 skips.append(x)
+        registers = None if self.registers is None else self.registers.expand(len(x), -1, -1)  # (B, R, dim)
         for block in self.mid:
-            x = block(x, emb, tokens, token_mask)
+            x, registers = block(x, emb, tokens, token_mask, registers)
         for level in self.up:
             for block in level["blocks"]:
-                x = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), emb, tokens, token_mask)
+                x, _ = block(torch.cat([x, skips.pop() * self.skip_scale], dim=1), emb, tokens, token_mask)
             if "grow" in level:
                 x = level["grow"](x)
         x = self.head(torch.cat([x, skips.pop() * self.skip_scale], dim=1))
@@ -234,7 +247,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block and, at attention resolutions, a transformer block after it."""
+    """A residual block and, at attention resolutions, a transformer block after it, through which registers pass."""
 
     def __init__(
         self, res: ResBlock | None, attention: SpatialTransformer | None, *, dim: int, position: int | None
@@ -243,12 +256,14 @@ class Block(nn.Module):
         self.res, self.attention = res, attention
         self.position = nn.Parameter(plane_waves(position, position, dim)[None]) if position else None
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None, registers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if self.res is not None:
             x = self.res(x, emb)
         if self.position is not None:
             x = x + self.position
-        return x if self.attention is None else self.attention(x, emb, context, context_mask)
+        return (x, registers) if self.attention is None else self.attention(x, emb, context, context_mask, registers)
 
 
 def make_block(

@@ -55,7 +55,7 @@ RANGES: dict[str, Any] = {
     **_named(
         Whole,
         "cond_channels", "kl_warmup_images", "mid_blocks", "min_side", "num_layers", "num_res_blocks", "warmup_steps",
-        num_workers=128,
+        num_workers=128, registers=2**10,
     ),
     **_named(Devices, devices=64),
     **_named(Seed, "seed", "data_seed"),

@@ -111,6 +111,9 @@ def test_errors_name_the_value():
         UNet(**SMALL)(torch.zeros(1, 3, 15, 16), torch.zeros(1))
     with pytest.raises(ValueError, match="16x15 pixels"):
         UNet(**SMALL)(torch.zeros(1, 3, 16, 15), torch.zeros(1))
+    for without in (dict(attn_resolutions=()), dict(attend_self=False), dict(mid_blocks=0)):
+        with pytest.raises(ValueError, match="registers=4"):
+            UNet(**SMALL | without, registers=4)
 
 
 # ---- against a plain re-computation ----
@@ -154,15 +157,20 @@ def by_hand(net: UNet, x: Tensor, log_snr: Tensor, told: dict[str, Tensor]) -> T
     b, c, size, _ = x.shape
     x = x.view(b, c, size // f, f, size // f, f).permute(0, 1, 3, 5, 2, 4).reshape(b, c * f * f, size // f, size // f)
 
-    def run(block: nn.Module, x: Tensor) -> Tensor:
+    held = [] if net.registers is None else [net.registers[0, i].expand(b, -1) for i in range(net.registers.shape[1])]
+
+    def run(block: nn.Module, x: Tensor, registers: bool = False) -> Tensor:
         if block.res is not None:
             x = res_block(block.res, x, emb)
         if block.position is not None:
             x = x + block.position
         if block.attention is not None:
             tokens = torch.stack([x[:, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])], 1)
+            tokens = torch.stack([*tokens.unbind(1), *(held if registers else [])], 1)
             tokens = block.attention.block(tokens, emb, told["tokens"], told["token_mask"])
-            x = tokens.mT.reshape(x.shape)
+            if registers:  # as the block leaves them, for the next one
+                held[:] = tokens[:, x.shape[2] * x.shape[3] :].unbind(1)
+            x = tokens[:, : x.shape[2] * x.shape[3]].mT.reshape(x.shape)
         return x
 
     skips = [x := net.stem(x)]
@@ -172,7 +180,7 @@ def by_hand(net: UNet, x: Tensor, log_snr: Tensor, told: dict[str, Tensor]) -> T
         for block in level["blocks"]:
             skips.append(x := run(block, x))
     for block in net.mid:
-        x = run(block, x)
+        x = run(block, x, registers=True)
     for i, level in enumerate(net.up):
         for block in level["blocks"]:
             x = run(block, torch.cat([x, root * skips.pop()], 1))
@@ -185,11 +193,11 @@ def by_hand(net: UNet, x: Tensor, log_snr: Tensor, told: dict[str, Tensor]) -> T
 
 
 @pytest.mark.parametrize("lowres", [False, True])
-@pytest.mark.parametrize("efficient", [False, True])
-def test_the_net_is_its_definition(efficient: bool, lowres: bool) -> None:
+@pytest.mark.parametrize(("efficient", "registers"), [(False, 0), (True, 0), (False, 3)])
+def test_the_net_is_its_definition(efficient: bool, registers: int, lowres: bool) -> None:
     net = randomised(
         Told(**SMALL | dict(dim=32, fold=2, attn_resolutions=(4, 2)), efficient=efficient, lowres=lowres, position=True,
-             text_layers=1, mid_blocks=2)
+             text_layers=1, mid_blocks=2, registers=registers)
     )  # fmt: skip
     x, log_snr, cond = inputs()
     cond["text_mask"] = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [True] + [False] * 4])
@@ -208,6 +216,12 @@ def test_embeddings_have_the_range_of_what_they_embed() -> None:
     assert net.level_embedding.scale == 20
     assert net.level_embedding.mlp[-1].out_features == 4 * 16
     assert UNet(**SMALL, emb_dim=24).level_embedding.mlp[-1].out_features == 24
+
+
+def test_registers_start_as_large_as_places_and_differ() -> None:
+    torch.manual_seed(0)
+    registers = UNet(**SMALL, registers=4).registers
+    assert registers.shape == (1, 4, 32) and 0.8 < registers.std() < 1.2 and UNet(**SMALL).registers is None
 
 
 def blocks(net: UNet) -> list[nn.Module]:
