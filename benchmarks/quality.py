@@ -146,7 +146,7 @@ def make_row(name: str, s: Settings, where: Path, python: str, overrides: Sequen
         drawn = our_row(s, out, where / "images", overrides) if name == "ours" else peer_row(name, s, out, data_of(s, where), python)
         image_u8, facts = drawn
         np.save(out / "drawn.npy", image_u8)
-        sheet(image_u8, out / "drawn.png")
+        captioned_grid(torch.from_numpy(image_u8[:32]).permute(0, 3, 1, 2), columns=8).save(out / "drawn.png")  # to look at
         write_json(out / "row.json", facts | {"scores": judged(held_out_prompts(s.prompts, s.seed), image_u8)})
 
 
@@ -157,16 +157,6 @@ def judged(prompts: Sequence[Prompt], image_u8: np.ndarray) -> dict[str, dict[st
     found = score_images([prompts[i] for i in objects], image_u8[objects])
     spelled = score_images([prompts[i] for i in words], image_u8[words]) if words else {}
     return found | ({"spelling": spelled["spelling"]} if words else {})
-
-
-def sheet(images_u8: np.ndarray, path: Path, columns: int = 8) -> None:
-    """The first 32 images as one PNG, to look at."""
-    shown = images_u8[:32]
-    side = shown.shape[1]
-    page = Image.new("RGB", (columns * side, -(-len(shown) // columns) * side))
-    for i, image in enumerate(shown):
-        page.paste(Image.fromarray(image), (i % columns * side, i // columns * side))
-    page.save(path)
 
 
 def draw_picture(where: Path, lengths: dict[str, dict[str, Any]], prompts: Sequence[Prompt], path: Path, columns: int = 12) -> None:
