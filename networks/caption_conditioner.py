@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from contracts import Batch
 from networks.clip import Transformer
 from networks.conditioners import Conditioner, Told, Value
+from networks.embedding import waves
 from networks.text.bpe import BPETokenizer
 
 
@@ -20,6 +21,9 @@ class CaptionConditioner(Conditioner):
     vectors, one per place, so that all places are valid and nothing is masked. The last place's output is the vector, as
     in the released model: it is a learned query that has read the whole caption, at the same place for every caption. A
     dropped caption is the empty one. There is no projection of the tokens here: every attention layer has its own.
+
+    Words and fillers start at unit size, and places as waves. CLIP's start, a fiftieth of that, is drowned by what the first layer adds to
+    it, and a short training learns no order of words (docs/glide.md).
 
     Args:
         tokens_dim: width of the transformer and of the tokens.
@@ -48,12 +52,11 @@ class CaptionConditioner(Conditioner):
             raise ValueError(f"tokens_dim={tokens_dim} is not a multiple of heads={heads}")
         self.tokenizer = BPETokenizer(vocab_size, context_length)
         self.token_embedding = nn.Embedding(vocab_size, tokens_dim)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, tokens_dim))
-        self.padding_embedding = nn.Parameter(0.01 * torch.randn(context_length, tokens_dim))
+        self.positional_embedding = nn.Parameter(waves(context_length, tokens_dim, longest=128))
+        self.padding_embedding = nn.Parameter(torch.randn(context_length, tokens_dim))
         self.transformer = Transformer(tokens_dim, num_layers, heads)
         self.norm_out = nn.LayerNorm(tokens_dim)
         self.to_vector = nn.Linear(tokens_dim, emb_dim)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def from_batch(self, batch: Batch) -> Value:
         if "caption" not in batch:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from networks.caption_conditioner import CaptionConditioner
+from networks.embedding import waves
 from networks.text.bpe import BPETokenizer
 from tests.networks.test_attention import randomised
 
@@ -90,3 +91,13 @@ def test_what_does_not_go_together_is_refused() -> None:
         make(heads=3)
     with pytest.raises(ValueError, match="the batch has no caption"):
         make().from_batch({"text_embeds": torch.zeros(1, 2, 3)})
+
+
+def test_words_places_and_fillers_start_as_large_as_what_the_layers_add() -> None:
+    """Smaller ones are drowned by the first layer for the length of a short training, and the order of words is not learned."""
+    torch.manual_seed(0)
+    net = CaptionConditioner(64, 32, context_length=24)
+    assert 0.9 < net.token_embedding.weight.std() < 1.1 and 0.9 < net.padding_embedding.std() < 1.1
+    torch.testing.assert_close(net.positional_embedding, waves(24, 64, longest=128))
+    tokens = [told(net, [text])["tokens"] for text in ("a red circle left of a blue square", "a blue square left of a red circle")]
+    assert (tokens[0] - tokens[1]).square().mean() > 0.2 * tokens[0].square().mean()
