@@ -3,8 +3,8 @@
 python -m benchmarks.where_lost [--ckpt imagen-scenes --n 64 --publish]
 
 True pictures of groups and pairs are noised to a level, and the first stage draws on from there, with its own sampler, guidance and those of its steps
-that lie below. What is wrong in the end went wrong below that level: a model that loses nothing there gives 100 %, for a scene as the caption tells it
-is in the noised picture. The first column starts from noise alone. Pictures of the first stage are enlarged (bicubic) for the scene parser. With
+that lie below. The picture that it starts from is as its caption tells. So what is wrong in the end went wrong below that level, and a model that loses
+nothing there gives 100 %. The first column starts from noise alone. Pictures of the first stage are enlarged (bicubic) for the scene parser. With
 --publish the table goes into docs/imagen.md.
 """
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 pytest.importorskip("diffusers")
 
@@ -54,3 +56,31 @@ def test_the_program_leaves_pictures_and_a_report(tmp_path: Path) -> None:
     assert found["images_u8"].shape == (3, 3, 32, 32) and found["images_u8"].dtype == torch.uint8
     assert {"steps", "images", "cpu_sec", "parameters", "sec_per_image"} <= set(found["report"])
     assert next(batches(data(), 4, 0.0))[0].shape == (4, 3, 32, 32)
+
+
+def test_it_trains_on_images_between_minus_one_and_one_at_the_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import DDPMScheduler
+
+    seen: list[torch.Tensor] = []
+    add_noise = DDPMScheduler.add_noise
+    monkeypatch.setattr(DDPMScheduler, "add_noise", lambda self, x_0, eps, t: (seen.append(x_0), add_noise(self, x_0, eps, t))[1])
+    torch.manual_seed(0)
+    train(JOB, data())
+    small = F.interpolate(data()["images_u8"].float() / 127.5 - 1, size=16, mode="area")
+    assert len(seen) == 1 and all(any(torch.allclose(image, other) for other in small) for image in seen[0])
+
+
+@pytest.mark.parametrize(("scale", "level"), [(1.0, 0.5), (0.0, -0.5), (1.5, 1.0)])
+def test_guidance_goes_from_no_caption_to_the_caption(scale: float, level: float) -> None:
+    """A net that knows that pictures with a caption are all 0.5 and those without are all -0.5."""
+    from diffusers import DDPMScheduler
+
+    alphas = DDPMScheduler().alphas_cumprod
+
+    def net(x, t, encoder_hidden_states, encoder_attention_mask):
+        x_0 = torch.where(encoder_hidden_states.abs().sum((1, 2)) > 0, 0.5, -0.5)[:, None, None, None]
+        return SimpleNamespace(sample=(x - alphas[t].sqrt() * x_0) / (1 - alphas[t]).sqrt())
+
+    text = data()
+    found = images_for(net, JOB | {"guidance_scale": scale, "steps": 20}, text["embeds"], text["mask"])
+    torch.testing.assert_close(found, torch.full((3, 3, 32, 32), (level + 1) / 2), rtol=0, atol=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_a_peer_is_run_with_the_settings_of_its_row(name: str, tmp_path: Path, m
     assert np.array_equal(found, drawn()) and report == facts()
     assert command[:3] == ["PEER/bin/python", "-m", f"benchmarks.{PEERS[name][0]}"] and options["env"]["OMP_NUM_THREADS"] == "1"
     assert (job["lr"], job["cpu_sec"], job["steps"], job["batch"], job["base_size"], job["image_size"]) == (PEERS[name][1], 30.0, 3, 4, 32, 64)
-    assert importlib.util.find_spec(f"benchmarks.{PEERS[name][0]}")
+    asked_for = re.findall(r'job\["(\w+)"\]', "".join(Path(quality.__file__).with_name(f"{part}.py").read_text() for part in (PEERS[name][0], "peer_data")))
+    assert set(asked_for) <= set(job) and {"lr", "cpu_sec", "batch"} <= set(asked_for)
 
 
 def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
