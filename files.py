@@ -25,6 +25,10 @@ NOT_WRITTEN = {
 }
 
 
+class Unreachable(OSError):
+    """What lies on the network could not be read, in one line."""
+
+
 @contextmanager
 def replacing(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` for the block to write; it takes the place of `path` where the block ends well.

@@ -26,7 +26,7 @@ class StoredImages(Dataset):
     used is replaced by another sample, chosen by sample_seed; `bad_now` holds the indices of such images.
 
     Args:
-        root: the folder that holds them.
+        root: the folder or URL that holds them.
         image_size: side of the square images, in pixels.
         channels: 3, or 1 for the brightness alone.
         random_flip: mirror half of the images.
@@ -39,7 +39,7 @@ class StoredImages(Dataset):
 
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         image_size: int,
         *,
         channels: int = 3,

@@ -68,11 +68,7 @@ class ShardOrder:
 
     def __call__(self, turn: int, places: range) -> list[int]:
         """What stands at these places of the order of a pass."""
-        if self._turn != turn:
-            generator = torch.Generator().manual_seed(stable_hash("shards", self.seed, turn))
-            self._shards = torch.randperm(len(self.counts), generator=generator).numpy()
-            self._ends = np.cumsum(self.counts[self._shards])
-            self._turn = turn
+        self._lay(turn)
         wanted = np.arange(places.start, places.stop, places.step)
         groups = np.searchsorted(self._ends, wanted, side="right") // self.mixed
         found = np.empty_like(wanted)
@@ -86,3 +82,25 @@ class ShardOrder:
             shards = self._shards[ranks]
             found[here] = self.begins[shards] + places_here - (self._ends[ranks] - self.counts[shards])
         return found.tolist()
+
+    def group(self, turn: int, place: int) -> int:
+        """The group that a place of a pass is in."""
+        self._lay(turn)
+        return int(np.searchsorted(self._ends, place, side="right")) // self.mixed
+
+    def shards_after(self, turn: int, group: int) -> list[int]:
+        """The shards of the group that follows; after the last one the first of the next pass does."""
+        begin = (group + 1) * self.mixed
+        if begin >= len(self.counts):
+            turn, begin = turn + 1, 0
+        return self._shuffled(turn)[begin : begin + self.mixed].tolist()
+
+    def _lay(self, turn: int) -> None:
+        if self._turn != turn:
+            self._shards = self._shuffled(turn)
+            self._ends = np.cumsum(self.counts[self._shards])
+            self._turn = turn
+
+    def _shuffled(self, turn: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(stable_hash("shards", self.seed, turn))
+        return torch.randperm(len(self.counts), generator=generator).numpy()

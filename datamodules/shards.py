@@ -35,7 +35,7 @@ def read_tar(path: Path) -> Iterator[Pair]:
             file.seek(place[0])
             return file.read(place[1])
 
-        for sample in tar_samples(path):
+        for sample in tar_samples(file):
             text = part(sample.text)
             yield part(sample.image), None if text is None else captions_in(text, sample.kind)
 
@@ -114,7 +114,7 @@ def unpack(number: int, name: str, path: Path, out: Path) -> dict[str, int]:
             file.unlink()
         folder.rmdir()
         raise
-    done = {"shard": name, "mark": mark(path), **counts}
+    done = {"shard": name, "mark": _mark(path), **counts}
     write_text(out / PARTS / f"{number:05d}.jsonl", "\n".join([json.dumps(done), *rows]) + "\n")
     return counts
 
@@ -126,9 +126,14 @@ def done_before(number: int, name: str, path: Path, out: Path) -> dict[str, int]
         return None
     with open(part, encoding="utf-8") as file:
         head = parse_json(file.readline(), str(part))
-    if (head.pop("shard"), head.pop("mark")) != (name, mark(path)):
+    if (head.pop("shard"), head.pop("mark")) != (name, _mark(path)):
         raise ValueError(f"{out} was made from other shards than {name}: choose another folder")
     return head
+
+
+def _mark(path: Path) -> str:
+    with open(path, "rb") as file:
+        return mark(file)
 
 
 def convert(place: str, out: Path) -> tuple[dict[str, int], list[str]]:

@@ -1,4 +1,4 @@
-"""Where every sample of a folder of tar shards lies: each shard is read once, and its table is kept for the next run.
+"""Where every sample of many tar shards lies: each shard is read once, and its table is kept for the next run.
 
 A table takes 25 bytes a sample and is read row by row, so that a billion samples cost disk and no memory. A shard is known by its
 size and time; one that is new or has changed is read again.
@@ -7,6 +7,7 @@ size and time; one that is new or has changed is read again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -17,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.caption_sources import check_root, walk
 from datamodules.caption_tables import MAX_TEXT
 from datamodules.progress import Progress
+from datamodules.shard_files import RemoteShards, ShardFolder, Stat
 from datamodules.tars import TEXTS, Damaged, captions_in, mark, tar_samples
-from files import parse_json, printable, replacing
+from files import Unreachable, parse_json, printable, replacing
 from rng.hashing import stable_hash
 
 VERSION = 1  # raise when the table of an unchanged shard can change
 ROW = np.dtype([("image_at", "<u8"), ("image_bytes", "<u4"), ("text_at", "<u8"), ("text_bytes", "<u4"), ("kind", "<u1")])  # kind: of TEXTS
 LACKS = ("without image", "without caption")
-_MANY = 256  # new shards from which several processes read them: starting one takes as long as reading some thousand samples
 _MOST_PROCESSES = 8
 
 
@@ -43,9 +43,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class TarIndex:
-    """A folder's shards, sorted by name; a line for each damaged one; and the folder of the tables."""
+    """Shards, sorted by name; a line for each damaged one; where they lie; and the folder of the tables."""
 
-    root: Path
+    files: ShardFolder | RemoteShards
     folder: Path
     shards: list[Shard]
     damaged: list[str]
@@ -72,36 +72,30 @@ class TarIndex:
         bad = sum(self._lacks())
         if not good or bad > max_bad_fraction * (good + bad):
             missing = ", ".join(f"{count:,} {what}" for what, count in zip(LACKS, self._lacks()))
-            raise ValueError(f"{self.root}: {good:,} of {good + bad:,} samples have an image and a caption ({missing}), and {limit} lack one")
+            raise ValueError(f"{self.files.where}: {good:,} of {good + bad:,} samples have an image and a caption ({missing}), and {limit} lack one")
 
     def digest(self) -> str:
         """Hex digest of the shards' names, sizes, and first and last parts; a copy of the folder has the same."""
         return hashlib.blake2b(repr([(s.name, s.mark, s.num_rows) for s in self.shards]).encode(), digest_size=16).hexdigest()
 
 
-def build_tar_index(root: Path, folder: Path) -> TarIndex:
-    """Reads the shards below root that are new or have changed, several at once where there are many.
+def build_tar_index(files: ShardFolder | RemoteShards, folder: Path, stats: dict[str, Stat]) -> TarIndex:
+    """Reads the shards that are new or have changed, several at once where there are many.
 
     Args:
-        root: the folder of the shards, at any depth.
+        files: the shards.
         folder: where the tables are kept.
-    Raises: FileNotFoundError or ValueError in one line.
+        stats: what `files.listing()` gave.
+    Raises: OSError where a shard cannot be fetched.
     """
-    check_root(root)
-    there = list(walk(root, True))
-    names = sorted(name for name in there if name.endswith(".tar"))
-    if not names:
-        parquet = any(name.endswith(".parquet") for name in there)
-        remedy = f": python -m datamodules.shards {root} OUT unpacks .parquet files" if parquet else "; a captioned folder is data=captions"
-        raise ValueError(f"data.root: {root} holds no .tar files{remedy}")
+    names = list(stats)
     folder.mkdir(parents=True, exist_ok=True)
-    stats = {name: (found.st_size, found.st_mtime_ns) for name in names for found in [os.stat(root / name)]}
     known = {name: entry for name, entry in _read_journal(folder / "shards.jsonl").items() if stats.get(name) == tuple(entry[:2])}
     fresh = [name for name in names if name not in known]
     damaged = []
     if fresh:
         with open(folder / "shards.jsonl", "a", encoding="utf-8") as journal:
-            for name, entry in _read_all(root, folder, fresh):
+            for name, entry in _read_all(files, folder, fresh):
                 if isinstance(entry, str):  # read again the next time: a disk may be mended and the file stay as it is
                     damaged.append(printable(f"{name}: {entry}"))
                     continue
@@ -109,33 +103,33 @@ def build_tar_index(root: Path, folder: Path) -> TarIndex:
                 journal.write(json.dumps([VERSION, name, *known[name]]) + "\n")
                 journal.flush()
     shards = [Shard(name, rows, code, (no_image, no_text)) for name in names if name in known for _, _, code, rows, no_image, no_text in [known[name]]]
-    return TarIndex(root, folder, shards, damaged)
+    return TarIndex(files, folder, shards, damaged)
 
 
 Entry = tuple[str, int, int, int]  # mark, samples that can be used, those without image, those without caption
 
 
-def _read_all(root: Path, folder: Path, names: list[str]) -> Iterator[tuple[str, Entry | str]]:
+def _read_all(files: ShardFolder | RemoteShards, folder: Path, names: list[str]) -> Iterator[tuple[str, Entry | str]]:
     progress = Progress(f"read {{}} of {len(names):,} new shards", len(names))
-    processes = min(_MOST_PROCESSES, os.cpu_count() or 1) if len(names) >= _MANY else 1
-    jobs = ([str(root / name) for name in names], [str(folder / _table(name)) for name in names])
+    processes = min(_MOST_PROCESSES, os.cpu_count() or 1) if len(names) >= files.many else 1
+    tables = [folder / _table(name) for name in names]
     if processes == 1:
-        for done, (name, *job) in enumerate(zip(names, *jobs), start=1):
-            yield name, _read_one(*job)
+        for done, (name, table) in enumerate(zip(names, tables), start=1):
+            yield name, _read_one(files, name, table)
             progress.tell(done)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done, (name, entry) in enumerate(zip(names, pool.map(_read_one, *jobs)), start=1):
+        for done, (name, entry) in enumerate(zip(names, pool.map(_read_one, itertools.repeat(files), names, tables)), start=1):
             yield name, entry
             progress.tell(done)
 
 
-def _read_one(path: str, table: str) -> Entry | str:
-    """Writes the table of a shard; or says why the shard cannot be used."""
+def _read_one(files: ShardFolder | RemoteShards, name: str, table: Path) -> Entry | str:
+    """Writes the table of a shard; or says why the shard cannot be used. Raises: Unreachable."""
     rows, lacks = [], [0, 0]
     try:
-        with open(path, "rb") as file:
-            for sample in tar_samples(Path(path)):
+        with os.fdopen(files.open(name), "rb") as file:
+            for sample in tar_samples(file):
                 if sample.image is None or not sample.image[1]:
                     lacks[0] += 1
                     continue
@@ -145,7 +139,9 @@ def _read_one(path: str, table: str) -> Entry | str:
                     lacks[1] += 1
                     continue
                 rows.append((*sample.image, *sample.text, TEXTS.index(sample.kind)))
-        code = mark(Path(path))
+            code = mark(file)
+    except Unreachable:
+        raise
     except (Damaged, OSError) as error:
         return str(error)
     with replacing(table) as new:

@@ -1,4 +1,4 @@
-"""Captioned images read from tar shards where they lie: nothing is unpacked, and any sample is one read."""
+"""Captioned images read from tar shards as they are: nothing is unpacked, and any sample is one read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import numpy as np
 from datamodules.base import ImageDataModule
 from datamodules.caption_tables import clean
 from datamodules.decode import BadImage
+from datamodules.fetch_ahead import FetchAhead
 from datamodules.items import StoredImages
 from datamodules.manifest import manifest_folder
-from datamodules.sampler import rank_and_world
+from datamodules.sampler import Order, rank_and_world
+from datamodules.shard_files import RemoteShards, shard_files
 from datamodules.shard_order import Part, ShardOrder
 from datamodules.tar_index import ROW, Shard, TarIndex, build_tar_index
 from datamodules.tars import TEXTS, captions_in
-from files import printable
+from files import Unreachable, disk_is_full, printable
 from rng.hashing import stable_hash
 
 _OPEN_SHARDS = 64  # of a process; each takes two file handles, of its own and of its table
@@ -38,7 +40,7 @@ class TarDataset(StoredImages):
     is_bad = are_bad = "cannot be used"  # nobody has looked at the images before
 
     def __init__(self, index: TarIndex, part: Part, image_size: int, **settings: Any) -> None:
-        super().__init__(index.root, image_size, keep=False, **settings)
+        super().__init__(index.files.where, image_size, keep=False, **settings)
         self.index, self.part = index, part
         self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()  # file and table of the shards read last
 
@@ -51,7 +53,7 @@ class TarDataset(StoredImages):
 
     def place(self, index: int) -> str:
         number, row = self.part.find(index)
-        return f"{self.root / self.index.shards[number].name}, sample {row}"
+        return f"{self.index.files.place(self.index.shards[number].name)}, sample {row}"
 
     def facts(self, index: int, seed: int) -> dict[str, Any]:
         file, row = self._row(index)
@@ -76,11 +78,13 @@ class TarDataset(StoredImages):
         files: list[int] = []
         shard = self.index.shards[number]
         try:
-            for path in (self.root / shard.name, self.index.table(shard)):
-                files.append(os.open(path, os.O_RDONLY))
+            files.append(self.index.files.open(shard.name))
+            files.append(os.open(self.index.table(shard), os.O_RDONLY))
         except OSError as error:
             for file in files:
                 os.close(file)
+            if isinstance(error, Unreachable) or disk_is_full(error):  # all of its samples are lost, and soon those of others
+                raise
             raise BadImage("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
         return files[0], files[1]
 
@@ -119,13 +123,15 @@ class ShardsDataModule(ImageDataModule):
     replaced by another and told. A shard that is cut off or damaged is named with the place, and nothing of it is used.
 
     Args:
-        root: the folder of the shards.
+        root: the folder of the shards, or a URL of theirs.
         mixed_shards: how many shards a stretch of training is mixed from, for disks and networks on which reading here and there is
             slow; None mixes all samples.
         random_flip: mirror half of the training images; off, because captions say left and right.
         val_fraction: share of every shard's samples held out for validation, at most a third; as many are held out for test.
         max_bad_fraction: share of damaged shards, of samples that lack a part, or of images gone bad above which nothing goes on.
         cache_dir: where the tables of the shards are kept.
+        cache_gb: gigabytes (10^9 bytes) of fetched shards that a machine keeps, for a root that is a URL.
+        local_dir: where it keeps them, a fast disk of each machine; None is below cache_dir.
     Raises: ValueError or FileNotFoundError in one line: for arguments at once, for what is in the folder in `setup`.
     """
 
@@ -140,17 +146,21 @@ class ShardsDataModule(ImageDataModule):
         val_fraction: float = 0.01,
         max_bad_fraction: float = 0.01,
         cache_dir: str = ".cache",
+        cache_gb: float = 100.0,
+        local_dir: str | None = None,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, captioned=True, num_workers=num_workers)
         if not root:
-            raise ValueError("data.root is not set: give the folder that holds your .tar shards, data.root=/path/to/shards")
+            raise ValueError("data.root is not set: give the folder that holds your .tar shards, data.root=/path/to/shards, or its URL")
         if not 0 < val_fraction <= 1 / 3:
             raise ValueError(f"data.val_fraction must be above 0 and at most 1/3, got {val_fraction}")
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction must lie between 0 and 1, got {max_bad_fraction}")
         if mixed_shards is not None and (not isinstance(mixed_shards, int) or mixed_shards < 1):
             raise ValueError(f"data.mixed_shards must be null or a whole number of at least 1, got {mixed_shards!r}")
-        self.root, self.cache_dir = Path(root).expanduser(), Path(cache_dir).expanduser()
+        self.cache_dir = Path(cache_dir).expanduser()
+        kept = Path(local_dir).expanduser() if local_dir else self.cache_dir
+        self.files = shard_files(str(root), kept / "fetched_shards", int(1e9 * cache_gb))
         self.mixed_shards, self.random_flip = mixed_shards, random_flip
         self.val_fraction, self.max_bad_fraction = val_fraction, max_bad_fraction
         self.index: TarIndex | None = None
@@ -162,14 +172,23 @@ class ShardsDataModule(ImageDataModule):
     def load_index(self) -> TarIndex:
         """The shards' tables, made at the first call. Raises: ValueError where too much cannot be used."""
         if self.index is None:
-            index = build_tar_index(self.root, manifest_folder(self.cache_dir, self.root, None, "shards"))
+            stats = self.files.listing()
+            if isinstance(self.files, RemoteShards):
+                self.files.require(self.mixed_shards)
+            index = build_tar_index(self.files, self.tables(), stats)
             if rank_and_world()[0] == 0:
-                print(printable(f"{self.root}: {index.summary()}"))
+                print(printable(f"{self.files.where}: {index.summary()}"))
                 for line in index.damaged:
                     print(f"damaged: {line}")
             index.require(self.max_bad_fraction)
             self.index = index
         return self.index
+
+    def tables(self) -> Path:
+        """The folder of the tables."""
+        if isinstance(self.files, RemoteShards):
+            return self.cache_dir / "shards" / f"{stable_hash(self.files.url):016x}"
+        return manifest_folder(self.cache_dir, self.files.root, None, "shards")
 
     def setup(self, stage: str | None = None) -> None:
         if self.train_dataset is not None:
@@ -185,15 +204,18 @@ class ShardsDataModule(ImageDataModule):
             flip = self.random_flip and kind == "train"
             setattr(self, f"{kind}_dataset", TarDataset(index, part, self.image_size, random_flip=flip, max_bad=max_bad))
 
-    def train_order(self) -> ShardOrder | None:
-        return ShardOrder(self.train_dataset.part.counts, self.mixed_shards, self.run_seed) if self.mixed_shards else None
+    def train_order(self) -> Order | None:
+        if not self.mixed_shards:
+            return None
+        order = ShardOrder(self.train_dataset.part.counts, self.mixed_shards, self.run_seed)
+        return FetchAhead(order, self.files, [s.name for s in self.index.shards]) if isinstance(self.files, RemoteShards) else order
 
     def captions(self) -> tuple[int, Iterator[Sequence[str]]]:
         shards = self.load_index().shards
         return sum(shard.num_rows for shard in shards), itertools.chain.from_iterable(map(self._captions_of, shards))
 
     def _captions_of(self, shard: Shard) -> Iterator[Sequence[str]]:
-        with open(self.root / shard.name, "rb") as file:
+        with os.fdopen(self.files.open(shard.name), "rb") as file:
             for row in np.fromfile(self.index.table(shard), ROW):
                 file.seek(int(row["text_at"]))
                 found = captions_in(file.read(int(row["text_bytes"])), TEXTS[row["kind"]]) or ()

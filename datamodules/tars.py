@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from datamodules.decode import EXTENSIONS, MAX_BYTES
 from files import parse_json
@@ -35,11 +35,11 @@ class TarSample:
     kind: str
 
 
-def tar_samples(path: Path) -> Iterator[TarSample]:
-    """The samples of a tar, in order; files of more than 512 MiB are left out. Raises: Damaged."""
+def tar_samples(file: BinaryIO) -> Iterator[TarSample]:
+    """The samples of a tar, in order; files of more than 512 MiB are left out. Between two, `file` may be read elsewhere. Raises: Damaged."""
     key, found, end = "", {}, 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 tar.members.clear()  # which tarfile would keep for every file it has seen
@@ -57,9 +57,8 @@ def tar_samples(path: Path) -> Iterator[TarSample]:
         raise Damaged(f"at byte {end:,}: {error}") from None
     if found:
         yield _sample(found)
-    with open(path, "rb") as file:  # tarfile takes a header that is cut off or damaged for the end
-        file.seek(end)
-        rest = file.read(tarfile.BLOCKSIZE)
+    file.seek(end)
+    rest = file.read(tarfile.BLOCKSIZE)  # tarfile takes a header that is cut off or damaged for the end
     if rest.strip(b"\0") or len(rest) < tarfile.BLOCKSIZE:
         raise Damaged(f"at byte {end:,}: neither another file nor the mark of the end")
 
@@ -89,11 +88,10 @@ def captions_of(row: dict[str, Any]) -> Captions:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def mark(path: Path) -> str:
+def mark(file: BinaryIO) -> str:
     """What tells a shard from another one without reading all of it: its size, and a hash of its first and last part."""
-    size, code = path.stat().st_size, hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        code.update(file.read(_PART))
-        file.seek(max(0, size - _PART))
+    size, code = os.fstat(file.fileno()).st_size, hashlib.blake2b(digest_size=8)
+    for begin in (0, max(0, size - _PART)):
+        file.seek(begin)
         code.update(file.read(_PART))
     return f"{size}-{code.hexdigest()}"

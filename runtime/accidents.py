@@ -15,6 +15,7 @@ from typing import Any
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import dataloader
 
+from files import Unreachable
 from runtime.checkpoint_io import checkpoints, newest_good
 from runtime.run_dir import shown
 
@@ -42,6 +43,9 @@ def answer(error: BaseException, signum: int, path: Path) -> BaseException:
         return of_process(error, path)
     if isinstance(error, FloatingPointError):
         return FloatingPointError(f"{error}; {last_good(path)}")
+    if isinstance(error, Unreachable):
+        told = str(error).strip().splitlines()[-1].removeprefix("files.Unreachable: ")  # from a loader process it comes with a traceback
+        return Unreachable(f"{told}; {way_on(path)}")
     return ValueError(loader_ended(error, path)) if is_of_ended_loader(error) else error
 
 
@@ -71,6 +75,8 @@ def of_process(error: ProcessRaisedException | ProcessExitedException, path: Pat
     last = str(error).strip().splitlines()[-1]
     kinds = {kind.__name__: kind for kind in (ValueError, FileNotFoundError, FloatingPointError)}
     name, _, text = last.partition(": ")
+    if name == "files.Unreachable":
+        return Unreachable(f"{text}; {way_on(path)}")
     return kinds[name](text) if name in kinds else error
 
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from files import printable
+from files import Unreachable, printable
 from runtime.config import CONF
 from runtime.console import set_ctrl_c
 
@@ -21,7 +21,7 @@ VERSION = "0.1.0"
 # What a user can put right: a wrong setting, a file that is not what it should be, a place that cannot be written.
 USER_ERRORS = (
     ValueError, FloatingPointError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
-    PermissionError,
+    PermissionError, Unreachable,
 )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ Train a model. Every setting has a default; change one with key=value.
   python train.py model=imagen                                  train with everything at its default
   python train.py model=imagen trainer.max_time=00:00:30:00     stop after half an hour (days:hours:minutes:seconds)
   python train.py model=imagen data=captions data.root=PHOTOS   your own captioned images
-  python train.py model=imagen data=shards data.root=SHARDS     tar shards of captioned images, read where they lie
+  python train.py model=imagen data=shards data.root=SHARDS     tar shards of captioned images: a folder, or a URL
   python train.py resume=runs/latest                            go on where the newest run stopped or was killed
   python train.py -m name=study seed=0,1,2                      several runs, one after another, and a table of their means
   python train.py model=imagen --cfg job -p model.optimizer     print the configuration, or a part; --config-dir DIR adds files of yours

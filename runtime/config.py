@@ -26,7 +26,7 @@ OmegaConf.register_new_resolver("repo", lambda path="": str(REPO / path) if path
 # Settings that are text, by the last word of their names: what is typed after the first `=` is taken as it is.
 TEXTS = {
     "annotations", "backbone", "cache", "cache_dir", "caption_template", "ckpt", "class_template", "compare", "from", "guide_clip", "image",
-    "images", "init", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
+    "images", "init", "local_dir", "mask", "model_id", "name", "out", "pretrained", "prompt", "prompts", "reference", "resume", "root", "run_dir",
     "runs", "to", "weaker", "weights",
 }  # fmt: skip
 OF_THE_MODEL = ("options", "likelihood_options")  # dicts whose keys are those that a model takes

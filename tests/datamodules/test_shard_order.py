@@ -76,3 +76,15 @@ def test_a_billion_samples_cost_the_shards_alone() -> None:
     order(0, range(123_456_789, 123_456_789 + 2048))
     print(f"{time.process_time() - begin:.4f} s for 2,048 places")
     assert len(set(found)) == 10_000 and len({index // 10_000 for index in found}) <= 32
+
+
+@pytest.mark.parametrize("mixed", [1, 3, 7, 40, 1000])
+def test_the_shards_that_follow_are_those_read_next(mixed: int) -> None:
+    counts = np.array([5] * 40)
+    order, shard_of = ShardOrder(counts, mixed, seed=1), np.repeat(np.arange(40), 5)
+    read = [(turn, order.group(turn, place), int(shard_of[index])) for turn in (0, 1) for place, index in enumerate(order(turn, range(200)))]
+    groups = list(dict.fromkeys((turn, group) for turn, group, _ in read))
+    assert len(groups) == 2 * -(-40 // mixed)
+    for now, following in zip(groups, groups[1:]):
+        shards = order.shards_after(*now)
+        assert len(shards) == len(set(shards)) and set(shards) == {shard for *at, shard in read if tuple(at) == following}

@@ -12,17 +12,22 @@ from datamodules.tars import Damaged, TarSample, captions_in, captions_of, mark,
 from tests.datamodules.tars import picture, samples, tar
 
 
+def listed(path: Path) -> list[TarSample]:
+    with open(path, "rb") as file:
+        return list(tar_samples(file))
+
+
 def test_places_hold_what_was_written(tmp_path: Path) -> None:
     long = "a-folder-with-a-long-name/" * 6 + "9"  # beyond the 100 characters of a header: a member of its own tells it
     path = tar(tmp_path / "a.tar", [*samples(range(2)), (f"{long}.PNG", picture(9)), (f"{long}.json", b'{"caption": "nine"}')])
-    content, found = path.read_bytes(), list(tar_samples(path))
+    content, found = path.read_bytes(), listed(path)
     images = [content[at : at + count] for at, count in (sample.image for sample in found)]
     texts = [captions_in(content[at : at + count], sample.kind) for sample in found for at, count in [sample.text]]
     assert images == [picture(0, "jpg"), picture(1, "jpg"), picture(9)] and texts == ["number 0", "number 1", "nine"]
 
 
 def test_parts_that_lack_are_none(tmp_path: Path) -> None:
-    found = list(tar_samples(tar(tmp_path / "a.tar", [("a.jpg", b"1234"), ("b.json", b"{}"), ("x/b.jpg", b"1"), ("c.txt", b"c"), ("c.cls", b"7")])))
+    found = listed(tar(tmp_path / "a.tar", [("a.jpg", b"1234"), ("b.json", b"{}"), ("x/b.jpg", b"1"), ("c.txt", b"c"), ("c.cls", b"7")]))
     assert found == [
         TarSample((512, 4), None, "txt"), TarSample(None, (1536, 2), "json"), TarSample((2560, 1), None, "txt"), TarSample(None, (3584, 1), "txt")
     ]  # fmt: skip
@@ -30,7 +35,7 @@ def test_parts_that_lack_are_none(tmp_path: Path) -> None:
 
 def test_a_file_beyond_the_limit_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.tars.MAX_BYTES", 4)
-    found = list(tar_samples(tar(tmp_path / "a.tar", [("a.jpg", b"1234"), ("b.jpg", b"12345"), ("b.txt", b"b")])))
+    found = listed(tar(tmp_path / "a.tar", [("a.jpg", b"1234"), ("b.jpg", b"12345"), ("b.txt", b"b")]))
     assert [sample.image for sample in found] == [(512, 4), None]
 
 
@@ -40,7 +45,7 @@ def test_three_hundred_damaged_tars_of_three_hundred_are_told(tmp_path: Path) ->
     with tarfile.open(tmp_path / "good.tar") as file:
         headers = [member.offset for member in file]
     used = len(good.rstrip(b"\0")) // 512 * 512 + 512  # the data; behind it two blocks of zeros and padding
-    assert len(list(tar_samples(tmp_path / "good.tar"))) == 20
+    assert len(listed(tmp_path / "good.tar")) == 20
     for i in range(300):
         data = bytearray(good)
         if i < 200:
@@ -51,7 +56,7 @@ def test_three_hundred_damaged_tars_of_three_hundred_are_told(tmp_path: Path) ->
             data = [b"", b"<html>404</html>" * 100][i % 2]
         (tmp_path / "bad.tar").write_bytes(bytes(data))
         with pytest.raises(Damaged, match="^at byte "):
-            list(tar_samples(tmp_path / "bad.tar"))
+            listed(tmp_path / "bad.tar")
 
 
 @pytest.mark.parametrize(("content", "kind", "captions"), [
@@ -71,5 +76,6 @@ def test_a_mark_tells_shards_apart(tmp_path: Path) -> None:
     marks = set()
     for content in (b"a" * 300_000, b"a" * 300_001, b"b" + b"a" * 299_999, b"a" * 299_999 + b"b"):
         path.write_bytes(content)
-        marks.add(mark(path))
+        with open(path, "rb") as file:
+            marks.add(mark(file))
     assert len(marks) == 4

@@ -15,6 +15,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from files import Unreachable
 from runtime.accidents import answer, last_good, let_end, of_process, started, stopping_together, way_on
 from runtime.checkpoint_io import AtomicCheckpointIO
 from tests.toy import ToyDataset, overrides
@@ -82,6 +83,22 @@ def test_a_batch_lost_on_its_way_is_told_from_an_error_of_the_data(workers: int,
     assert answer(ConnectionResetError("elsewhere"), 0, tmp_path).args == ("elsewhere",)
 
 
+class FarAway(Broken):
+    """Its images lie on a network that has gone."""
+
+    def __getitem__(self, index: int) -> int:
+        raise Unreachable("s3://pairs/1.tar could not be fetched in 5 attempts: timed out")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_network_that_has_gone_is_one_line_with_the_way_on(workers: int, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable) as raised:
+        next(iter(DataLoader(FarAway(), num_workers=workers)))
+    told = answer(raised.value, 0, with_checkpoint(tmp_path))
+    assert isinstance(told, Unreachable)
+    assert str(told) == f"s3://pairs/1.tar could not be fetched in 5 attempts: timed out; go on with python train.py resume={tmp_path}"
+
+
 @pytest.mark.parametrize("bug", [RuntimeError("shapes do not fit"), KeyError("x"), raised_while(KeyError(), ValueError("x"))])
 def test_a_bug_stays_what_it_is(bug: Exception, tmp_path: Path) -> None:
     assert answer(bug, 0, tmp_path) is bug
@@ -116,6 +133,8 @@ def test_what_a_process_raised_is_raised_again_where_a_user_can_put_it_right(tmp
     assert str(raised("ValueError: model.width=0: at least 1")) == "model.width=0: at least 1"
     assert isinstance(raised("FloatingPointError: not finite"), FloatingPointError)
     assert isinstance(raised("KeyError: 'a bug'"), ProcessRaisedException), "a bug keeps its traceback"
+    far = raised("files.Unreachable: s3://pairs/1.tar could not be fetched")
+    assert isinstance(far, Unreachable) and str(far) == "s3://pairs/1.tar could not be fetched; start again"
 
 
 def test_processes_that_wait_for_one_that_ended_are_killed() -> None:
