@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from callbacks.steps import due, finished, step_done
+
+MOST_OF_TIME = 0.05  # share of the training that saving by the clock may take
 
 
 class Checkpoint(pl.callbacks.Checkpoint):
@@ -22,7 +23,8 @@ class Checkpoint(pl.callbacks.Checkpoint):
     Args:
         dir: folder of the checkpoints.
         every_steps: save every so many optimiser steps; None never.
-        every_sec: also save when the last save is that long ago; None never. Changes nothing in the result.
+        every_sec: also save when the last save began that long ago, or longer where saving would take more than a twentieth of the
+            time; None never. Changes nothing in the result.
         keep: how many of the newest to keep; two or more, so that a damaged one has a predecessor.
     Raises: ValueError for keep below 1.
     """
@@ -34,15 +36,15 @@ class Checkpoint(pl.callbacks.Checkpoint):
         self.failure: str | None = None
         self.diverged = False
         self._waiting = False
-        self._saved_at = time.monotonic()
+        self._saved_at = self._save_sec = 0.0  # by the module's clock, which is the same on all processes
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self._saved_at = time.monotonic()
+        self._saved_at = module.train_sec
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if not step_done(trainer, module):
             return
-        self._waiting = self._waiting or due(trainer, module, self.every_steps) or self._time_is_up(trainer)
+        self._waiting = self._waiting or due(trainer, module, self.every_steps) or self._time_is_up(module)
         doubtful = any(any(getattr(c, "in_a_row", {}).values()) for c in trainer.callbacks)  # of NanGuard
         if trainer.should_stop or finished(trainer, module) or self._waiting and not doubtful:
             self.save(trainer, module)
@@ -54,14 +56,16 @@ class Checkpoint(pl.callbacks.Checkpoint):
             logger.save()  # lines up to this step are on the disk before the checkpoint that counts on them
         path = self.dir / f"step={module.optimizer_steps:08d}.ckpt"
         error: Exception | None = None
+        self._saved_at, began = module.train_sec, time.monotonic()
         try:
             trainer.save_checkpoint(path)
         except (OSError, FloatingPointError) as raised:
             error = raised
             trainer.strategy.barrier()  # process 0 alone writes; the others wait for it here, inside save_checkpoint
+        sec = time.monotonic() - began
         if trainer.world_size > 1:
-            error = trainer.strategy.broadcast(error)
-        self._saved_at = time.monotonic()
+            error, sec = trainer.strategy.broadcast((error, sec))
+        self._took(sec, trainer.is_global_zero)
         if error is not None:
             self._failed(trainer, module, error)
         elif trainer.is_global_zero:
@@ -77,8 +81,11 @@ class Checkpoint(pl.callbacks.Checkpoint):
             print(f"warning: {what}; training goes on", flush=True)
         trainer.should_stop = trainer.should_stop or self.failure is not None
 
-    def _time_is_up(self, trainer: pl.Trainer) -> bool:
-        late = self.every_sec is not None and time.monotonic() - self._saved_at >= self.every_sec
-        if self.every_sec is not None and trainer.world_size > 1:  # the clocks differ: process 0 decides
-            late = bool(trainer.strategy.broadcast(torch.tensor(late)))
-        return late
+    def _took(self, sec: float, tell: bool) -> None:
+        """Notes how long a save took; says so where it makes the next one wait longer than `every_sec`."""
+        earlier, self._save_sec = self._save_sec, sec
+        if tell and self.every_sec is not None and sec / MOST_OF_TIME > self.every_sec >= earlier / MOST_OF_TIME:
+            print(f"a checkpoint takes {sec:.0f} s: by the clock one is saved every {sec / MOST_OF_TIME:.0f} s, not every {self.every_sec:g} s", flush=True)
+
+    def _time_is_up(self, module: Any) -> bool:
+        return self.every_sec is not None and module.train_sec - self._saved_at >= max(self.every_sec, self._save_sec / MOST_OF_TIME)

@@ -17,8 +17,8 @@ OUT_OF_TIME = -1
 class Stop(pl.Callback):
     """Asks the trainer to stop after the current step; all processes agree on the step.
 
-    With `max_time` the module's `time_share` is the share of it that is used, the same on all processes: learning rates
-    fall by it.
+    The module is told `train_sec`, the seconds of training so far, and with `max_time` in `time_share` the share of it that is used, by
+    which learning rates fall: the same on all processes.
 
     Args:
         max_time: DD:HH:MM:SS of training, summed over resumed sessions; None is unlimited.
@@ -74,13 +74,13 @@ class Stop(pl.Callback):
             trainer.should_stop = True
 
     def _agree(self, trainer: pl.Trainer, module: Any, reason: int) -> int:
-        """The reason to stop that any process has, 0 for none; tells the module how much of the time is used."""
-        share = 0.0 if self.max_sec is None else min(1.0, self.train_sec / self.max_sec)
+        """The reason to stop that any process has, 0 for none; tells the module the time, by the clock that is furthest."""
+        sec = self.train_sec
         if trainer.world_size > 1:
-            mine = torch.tensor([abs(reason) * 1.0, share], device=trainer.strategy.root_device)
-            code, share = trainer.strategy.reduce(mine, reduce_op="max").tolist()
+            mine = torch.tensor([abs(reason) * 1.0, sec], device=trainer.strategy.root_device)
+            code, sec = trainer.strategy.reduce(mine, reduce_op="max").tolist()
             reason = OUT_OF_TIME if code == abs(OUT_OF_TIME) else int(code)
-        module.time_share = share
+        module.train_sec, module.time_share = sec, 0.0 if self.max_sec is None else min(1.0, sec / self.max_sec)
         return reason
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:

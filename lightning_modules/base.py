@@ -45,7 +45,7 @@ class GenerativeModule(pl.LightningModule):
         check_optimizer(optimizer)
         self.optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
         self.run_seed = 0  # set by the runtime before fit
-        self.time_share = 0.0  # set by callbacks.stop before every step
+        self.time_share = self.train_sec = 0.0  # set by callbacks.stop before every step, the same on all processes
         # Plain integers, saved under ckpt["counters"]: the axis of every log and the unit of every budget.
         self.batches_seen = self.optimizer_steps = self.images_seen = 0
         # Written every batch without reading values, so that logging decides when to wait for the device.

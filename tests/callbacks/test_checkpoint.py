@@ -27,9 +27,9 @@ class Run:
     def __init__(self, tmp_path: Path, processes: int = 1, rank: int = 0, accumulate: int = 1, **settings: Any) -> None:
         self.events: list[Any] = []
         self.fails: Exception | None = None
-        self.of_process_0: Any = None
+        self.of_process_0: Any = (None, 0.0)
         self.callback = Checkpoint(str(tmp_path), **{"every_steps": None, "every_sec": None, **settings})
-        self.module: Any = SimpleNamespace(batches_seen=0, optimizer_steps=0)
+        self.module: Any = SimpleNamespace(batches_seen=0, optimizer_steps=0, train_sec=0.0)
         strategy = SimpleNamespace(
             barrier=lambda *_: None, broadcast=self.broadcast,
             checkpoint_io=SimpleNamespace(rotate=lambda path, keep: self.events.append(("rotate", path.name, keep))),
@@ -77,28 +77,40 @@ def test_only_whole_steps_are_saved(tmp_path: Path) -> None:
     assert stopping.saved() == ["step=00000001.ckpt"], "a stopped run is saved, at the end of a step"
 
 
-def test_the_clock_saves_too_and_starts_anew_at_every_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(checkpoint_file.time, "monotonic", lambda: now[0])
+def test_the_clock_saves_too_and_starts_anew_at_every_save(tmp_path: Path) -> None:
     run = Run(tmp_path, every_steps=4, every_sec=10)
+    run.module.train_sec = 100.0
     run.callback.on_train_start(run.trainer, run.module)
     for _ in range(8):
-        now[0] += 4
+        run.module.train_sec += 4
         run.batches(1)
     assert run.saved() == [f"step={step:08d}.ckpt" for step in (3, 4, 7, 8)]
 
 
-def test_process_0_has_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_go_by_the_clock_that_they_agreed_on(tmp_path: Path) -> None:
+    """Any other process would save alone, or wait for one that does not."""
+    for rank in (0, 1):
+        run = Run(tmp_path, every_sec=10, processes=2, rank=rank)
+        for _ in range(6):
+            run.module.train_sec += 4
+            run.batches(1)
+        assert run.saved() == ["step=00000003.ckpt", "step=00000006.ckpt"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_save_that_takes_long_comes_less_often(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     now = [0.0]
     monkeypatch.setattr(checkpoint_file.time, "monotonic", lambda: now[0])
-    run = Run(tmp_path, every_sec=10, processes=2, rank=1)
-    run.of_process_0, now[0] = False, 99.0
-    run.batches(1)
-    assert run.saved() == []
-    run.of_process_0 = True
-    run.trainer.strategy.broadcast = lambda value: None if value is None else run.of_process_0
-    run.batches(1)
-    assert run.saved() == ["step=00000002.ckpt"]
+    run = Run(tmp_path, every_sec=300, processes=2, rank=rank)
+    run.of_process_0 = (None, 62.0)
+    really = run.save
+    run.trainer.save_checkpoint = lambda path: really(path) or now.__setitem__(0, now[0] + (62.0 if rank == 0 else 1.0))
+    for _ in range(30):
+        run.module.train_sec += 100
+        run.batches(1)
+    assert run.saved() == [f"step={step:08d}.ckpt" for step in (3, 16, 29)], "after 300 s, then every 1,240"
+    told = "a checkpoint takes 62 s: by the clock one is saved every 1240 s, not every 300 s\n"
+    assert capsys.readouterr().out == (told if rank == 0 else "")
 
 
 def test_a_failure_during_the_run_is_a_warning_and_at_its_end_an_error(tmp_path: Path, capsys) -> None:
@@ -136,7 +148,7 @@ def test_weights_that_are_not_finite_end_the_run_at_once(tmp_path: Path) -> None
 
 def test_the_other_processes_stop_for_the_failure_of_process_0(tmp_path: Path, capsys) -> None:
     run = Run(tmp_path, every_steps=1, processes=2, rank=1)
-    run.of_process_0 = FloatingPointError("state_dict.w is not finite")
+    run.of_process_0 = FloatingPointError("state_dict.w is not finite"), 0.0
     run.batches(1)
     assert run.trainer.should_stop and run.callback.failure and capsys.readouterr().out == ""
 

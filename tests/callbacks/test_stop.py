@@ -15,7 +15,7 @@ from callbacks.stop import Stop, parse_time
 
 
 class Strategy:
-    """Stands for several processes, whose codes are `codes` beside this one's."""
+    """Stands for several processes, whose codes are `codes` beside this one's; they have trained for 150 seconds."""
 
     root_device = "cpu"
 
@@ -23,7 +23,7 @@ class Strategy:
         self.codes = codes
 
     def reduce(self, value: torch.Tensor, reduce_op: str) -> torch.Tensor:
-        others = [torch.tensor([code, 0.25]) for code in self.codes]
+        others = [torch.tensor([code, 150.0]) for code in self.codes]
         return getattr(torch.stack([value, *others]), f"a{reduce_op}")(0)
 
 
@@ -130,9 +130,11 @@ def test_the_module_is_told_how_much_of_the_time_is_used(clock: list[float], mon
     later = Stop("00:00:10:00")
     clock[0] += 60
     later.on_train_batch_end(make_trainer(world_size=2, codes=(0.0,)), module)
-    assert module.time_share == 0.25, "the furthest process decides"
-    Stop().on_train_batch_end(make_trainer(), module)
-    assert module.time_share == 0
+    assert module.time_share == 0.25 and module.train_sec == 150, "the furthest process decides"
+    alone = Stop()
+    clock[0] += 7
+    alone.on_train_batch_end(make_trainer(), module)
+    assert module.time_share == 0 and module.train_sec == 7
 
 
 def test_time_before_the_first_step_is_not_training(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
