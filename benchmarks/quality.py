@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from PIL import Image
 
 from benchmarks.caption_folder import Prompt, held_out_prompts, make_folder, real_images, score_images
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, peer_versions, positive, provenance, run, write_json
-from benchmarks.diffusion_table import make_rows, train_ours
+from benchmarks.diffusion_table import QUIET, make_rows
+from benchmarks.peer_ddpm import processor_sec
 from contracts import Request
 from evaluation.metrics.images import to_uint8
 from evaluation.pictures.captioned_grid import captioned_grid
@@ -49,14 +51,12 @@ NAMES = {
     "ours": "ours: `model=imagen`", "imagen_pytorch": "imagen-pytorch", "imagen_pytorch_fast": "\", learning rate 1e-3",
     "diffusers": "diffusers", "diffusers_fast": "\", learning rate 1e-3",
 }  # fmt: skip
-# Of imagen-pytorch's minutes, for its first net: about what the first stage takes of ours, whose two train in one run.
-BASE_SHARE = 0.83
 GUIDANCE = 3.0  # of the peers, as in imagen-pytorch's README
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every row is given; `peer_steps` are sampling steps of each net of a peer."""
+    """What every row is given; `peer_steps` are sampling steps of a peer."""
 
     cpu_minutes: float = 30.0
     images: int = 20_000
@@ -79,11 +79,26 @@ def folder_of(s: Settings, where: Path) -> Path:
 # ---- ours ----
 
 
+def train_ours(s: Settings, out: Path, overrides: Sequence[str]) -> float:
+    """Trains until the processor seconds are used up, by which the learning rate falls; returns those that were used, the start aside."""
+    import train
+    from callbacks.stop import Stop
+
+    shutil.rmtree(out / "run", ignore_errors=True)  # of a training that did not end
+    Stop.clock = staticmethod(processor_sec)  # this process trains nothing else
+    minutes, sec = divmod(max(1, round(60 * s.cpu_minutes)), 60)
+    time_limit = f"trainer.max_time=00:{minutes // 60:02}:{minutes % 60:02}:{sec:02}"
+    train.main(["model=imagen", "trainer=cpu", f"run_dir={out / 'run'}", f"seed={s.seed}", *QUIET, *overrides, "trainer.max_steps=null", time_limit])
+    return load_module(out / "run")[2]["train_sec"]
+
+
 def our_row(s: Settings, out: Path, images: Path, overrides: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
     """uint8 (N, H, W, 3) drawn by the averaged weights with the model's own settings, and facts of the training."""
     data = ["data=captions", f"data.root={images}", f"data.image_size={IMAGE_SIZE}", f"data.batch_size={s.batch}", "data.num_workers=0"]
-    facts = train_ours("imagen", s, out, [*data, "callbacks.evaluate=null", *overrides])
-    module, prompts, began, parts = load_module(out / "run")[0], held_out_prompts(s.prompts, s.seed), time.perf_counter(), []
+    cpu_sec = train_ours(s, out, [*data, "callbacks.evaluate=null", *overrides])
+    module, _, info = load_module(out / "run")
+    facts = {"steps": info["step"], "images": info["images_seen"], "cpu_sec": cpu_sec, "parameters": sum(p.numel() for p in module.parameters())}
+    prompts, began, parts = held_out_prompts(s.prompts, s.seed), time.perf_counter(), []
     with torch.inference_mode():
         for start in range(0, len(prompts), s.batch):
             part = prompts[start : start + s.batch]
@@ -119,7 +134,7 @@ def peer_row(name: str, s: Settings, out: Path, data: Path, python: str) -> tupl
     job = {
         "data": str(data), "out": str(out / "result.pt"), "base_size": IMAGE_SIZE // 2, "image_size": IMAGE_SIZE,
         "steps": s.peer_steps, "batch": s.batch, "seed": s.seed, "lr": lr, "guidance_scale": GUIDANCE,
-        "cpu_sec": 60 * s.cpu_minutes, "base_share": BASE_SHARE,
+        "cpu_sec": 60 * s.cpu_minutes,
     }  # fmt: skip
     write_json(out / "peer.json", job)
     command = [python, "-m", f"benchmarks.{program}", str(out / "peer.json")]
@@ -206,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     p.add_argument("--cpu-minutes", type=positive(float), nargs="+", default=[Settings.cpu_minutes], help="of training for each row; several give several trainings")
     for name, text in (("images", "in the folder"), ("prompts", "unseen prompts to draw"), ("batch", "images a step"),
-                       ("peer_steps", "sampling steps of each net of a peer")):  # fmt: skip
+                       ("peer_steps", "sampling steps of a peer")):  # fmt: skip
         default = getattr(Settings, name)
         p.add_argument(f"--{name.replace('_', '-')}", type=positive(int), default=default, help=f"{text} (default {default})")
     p.add_argument("--seed", type=int, default=0)

@@ -14,11 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+import train
 from benchmarks import quality
 from benchmarks.caption_folder import held_out_prompts, make_folder, real_images, score_images
 from benchmarks.quality import IMAGE_SIZE, PEERS, ROWS, Settings, check_peers, draw_picture, folder_of, judged, main, make_row, merged, peer_row, table, write_peer_data
+from benchmarks.peer_ddpm import processor_sec
 from benchmarks.tables import fill
+from callbacks.stop import Stop
 from datamodules.caption_sources import read_source
+from runtime.config import compose
 
 TINY = Settings(cpu_minutes=0.5, images=5, prompts=12, batch=4, peer_steps=3, seed=0)
 
@@ -92,6 +96,21 @@ def test_a_peer_is_run_with_the_settings_of_its_row(name: str, tmp_path: Path, m
     assert (job["lr"], job["cpu_sec"], job["steps"], job["batch"], job["base_size"], job["image_size"]) == (PEERS[name][1], 30.0, 3, 4, 32, 64)
     asked_for = re.findall(r'job\["(\w+)"\]', "".join(Path(quality.__file__).with_name(f"{part}.py").read_text() for part in (PEERS[name][0], "peer_data")))
     assert set(asked_for) <= set(job) and {"lr", "cpu_sec", "batch"} <= set(asked_for)
+
+
+@pytest.mark.parametrize(("minutes", "limit"), [(0.001, "00:00:00:01"), (30.0, "00:00:30:00"), (125.5, "00:02:05:30")])
+def test_ours_trains_until_the_processor_seconds_are_used(minutes: float, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed: list[str] = []
+    monkeypatch.setattr(train, "main", typed.extend)
+    monkeypatch.setattr(quality, "load_module", lambda path: (None, None, {"train_sec": 61.5, "path": path}))
+    monkeypatch.setattr(Stop, "clock", Stop.clock)  # put back at the end
+    (tmp_path / "run" / "old").mkdir(parents=True)
+    assert quality.train_ours(replace(TINY, cpu_minutes=minutes, seed=4), tmp_path, ["data=captions", "trainer.max_steps=5"]) == 61.5
+    cfg = compose("train", typed)
+    assert (cfg.trainer.max_time, cfg.trainer.max_steps, cfg.seed, cfg.run_dir) == (limit, None, 4, str(tmp_path / "run"))
+    assert Stop.clock is processor_sec and not (tmp_path / "run").exists(), "the clock of the peers; nothing of a training that did not end"
+    check = Stop(limit)
+    assert check.max_sec == max(1, round(60 * minutes))
 
 
 def test_a_row_is_made_once_and_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

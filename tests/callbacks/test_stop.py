@@ -42,7 +42,7 @@ def stopped(stop: Stop, trainer: SimpleNamespace, batches: int = 4) -> bool:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(stop_file.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Stop, "clock", staticmethod(lambda: now[0]))
     return now
 
 
