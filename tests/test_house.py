@@ -51,6 +51,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "app.py": {"demo", "runtime"},
     "train.py": {"runtime"},
+    "doctor.py": {"contracts", "torch", "pytorch_lightning", "omegaconf", "runtime", "evaluation/pictures"},
     "api.py": {"contracts", "torch", "PIL", "runtime", "evaluation/metrics", "evaluation/pictures"},
     "hubconf.py": {"api"},
     "convert.py": {"files", "torch", "omegaconf", "runtime", "networks"},
