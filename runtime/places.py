@@ -170,7 +170,9 @@ def _canonical(kind: str, value: str) -> str:
 
 
 def _real(value: str) -> Path:
-    """The place that a path leads to, links followed; relative ones count from here."""
+    """The place that a path leads to, links followed; relative ones count from here. A URL leads to no folder."""
+    if "://" in value:
+        return Path("/dev/null", value)
     try:
         return Path(os.path.realpath(os.path.expanduser(value)))
     except (ValueError, OSError):  # a zero byte

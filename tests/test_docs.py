@@ -115,7 +115,7 @@ def test_the_schedule_and_the_sampler_work_together(extended: str, tmp_path: Pat
     assert x_0.mean() == pytest.approx(0.5, abs=0.02) and x_0.std() == pytest.approx(0.1, abs=0.02)
 
 
-COMMAND = re.compile(r"\b(train|sample|evaluate)\.py ((?:-m )?[\w.@+/]+=[^`\n]*)")
+COMMAND = re.compile(r"\b(train|sample|evaluate|doctor)\.py ((?:-m )?[\w.@+/]+=[^`\n]*)")
 
 
 def commands(page: Path) -> set[tuple[str, tuple[str, ...]]]:
@@ -125,6 +125,8 @@ def commands(page: Path) -> set[tuple[str, tuple[str, ...]]]:
         rest = rest.replace("…", "$").rstrip()
         words = shlex.split(rest[:-1] if rest.count("'") % 2 else rest, comments=True)  # the end of a command within quotes
         settings = tuple(itertools.takewhile(lambda word: "=" in word or word == "-m", words))
+        if script == "doctor":  # train.py's settings, and two of its own
+            script, settings = "train", tuple(word for word in settings if not word.startswith(("steps=", "out=")))
         if not any("$" in word for word in words):
             found.add((script, settings))
     return found
@@ -157,8 +159,8 @@ def check_command(script: str, settings: tuple[str, ...]) -> None:
 
 def test_commands_are_found_with_their_settings_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("python train.py model=vae \\\n    seed=1   # three minutes\nand `python sample.py ckpt=A prompt=\"a b\"` or train.py --help, train.py -m seed=1,2 x")
-    assert commands(page) == {("train", ("model=vae", "seed=1")), ("sample", ("ckpt=A", "prompt=a b")), ("train", ("-m", "seed=1,2"))}
+    page.write_text("python train.py model=vae \\\n    seed=1   # three minutes\nand `python sample.py ckpt=A prompt=\"a b\"` or train.py --help, train.py -m seed=1,2 x, doctor.py model=vae steps=9")
+    assert commands(page) == {("train", ("model=vae", "seed=1")), ("train", ("model=vae",)), ("sample", ("ckpt=A", "prompt=a b")), ("train", ("-m", "seed=1,2"))}
     assert sum(len(commands(page)) for page in PAGES) > 100
 
 

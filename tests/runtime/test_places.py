@@ -54,6 +54,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a place in a list": {"x": [{"_target_": DATA, "root": ["/nowhere/etc"]}]},
     "a place of a class to come": {"_target_": "datamodules.new.New", "image_folder": "/nowhere/etc"},
     "a file of a class to come": {"_target_": "networks.new.New", "table_path": "/nowhere/etc/passwd"},
+    "shards of others": {"_target_": "datamodules.tar_shards.ShardsDataModule", "root": "s3://evil/pairs"},
+    "their place on the disk": {"_target_": "datamodules.tar_shards.ShardsDataModule", "local_dir": "/nowhere/tmp"},
     "an address of a class to come": {"_target_": "datamodules.new.New", "url": "http://evil/x"},
 }
 
@@ -106,6 +108,22 @@ def test_what_the_user_trained_with_is_remembered_by_argument(canary: Canary) ->
         with pytest.raises(ValueError, match="refused"):
             check_places(node)
     assert str(run) not in (canary.home / ".cache" / "trained-with.txt").read_text()
+
+
+def test_a_url_is_no_folder_of_where_one_stands(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """As a path it would lie in the run, or in the cache, of whoever stands there; and it is the same from everywhere."""
+    run, shards = canary.home / "run", HOSTILE["shards of others"]
+    for place in (run, REPO / ".cache"):
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        with pytest.raises(ValueError, match="refused; if you trust it, add \"trust='s3://evil/pairs'\""):
+            check_places(shards, run=run)
+        check_places(shards, trust=["s3://evil/pairs"])
+    remember(shards, run)
+    monkeypatch.chdir(canary.home)
+    check_places(shards)
+    with pytest.raises(ValueError, match="refused"):
+        check_places({**shards, "root": "s3://evil/others"})
 
 
 def test_a_stranger_cannot_write_a_line_of_what_is_remembered(canary: Canary) -> None:  # noqa: F811
