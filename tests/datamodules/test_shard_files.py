@@ -143,7 +143,7 @@ def test_the_shards_opened_longest_ago_make_room(root: Path, server, tmp_path: P
 
 def test_what_a_kill_left_is_removed_and_what_is_under_way_is_not(root: Path, server, tmp_path: Path) -> None:
     size = (root / "c-00.tar").stat().st_size
-    shards = remote(server, tmp_path, 2 * size)
+    shards = remote(server, tmp_path, size + size // 2)  # too little for both
     shards.folder.mkdir()
     for name, age_sec in (("old", 7200), ("new", 60)):
         file = shards.folder / f"{name}.tar.tmp-1-1"
