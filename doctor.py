@@ -89,7 +89,7 @@ def of_captions(module: Any, captions: Sequence[str]) -> Iterator[Finding]:
 def picture(batch: Batch, path: Path) -> Finding:
     """Writes the first images of a batch with what is said of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = batch.get("caption") or [str(label) for label in batch["label"].tolist()] if "label" in batch or "caption" in batch else None
+    said = batch["caption"] if "caption" in batch else [str(label) for label in batch["label"].tolist()] if "label" in batch else None
     image_u8 = ((batch["image"][:SHOWN].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     captioned_grid(image_u8, said and said[:SHOWN], columns=4).save(path)
     what = "with their captions" if "caption" in batch else "with their classes" if "label" in batch else "as the model gets them"

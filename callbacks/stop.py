@@ -79,7 +79,7 @@ class Stop(pl.Callback):
         """The reason to stop that any process has, 0 for none; tells the module the time, by the clock that is furthest."""
         sec = self.train_sec
         if trainer.world_size > 1:
-            mine = torch.tensor([abs(reason) * 1.0, sec], device=trainer.strategy.root_device)
+            mine = torch.tensor([abs(reason), sec], dtype=torch.float64, device=trainer.strategy.root_device)
             code, sec = trainer.strategy.reduce(mine, reduce_op="max").tolist()
             reason = OUT_OF_TIME if code == abs(OUT_OF_TIME) else int(code)
         module.train_sec, module.time_share = sec, 0.0 if self.max_sec is None else min(1.0, sec / self.max_sec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from filelock import FileLock
 
 from datamodules.caption_sources import check_root, walk
-from files import Unreachable, disk_is_full, printable, replacing
+from files import Unreachable, disk_is_full, printable, replacing, why_not_written
 from rng.hashing import stable_hash
 
 Stat = tuple[int, int]  # size in bytes, and a number that changes with the content
@@ -85,7 +86,7 @@ class RemoteShards:
 
     def listing(self) -> dict[str, Stat]:
         """Size and version of every shard, by its name below the folder, sorted. Raises: ValueError, FileNotFoundError, Unreachable in one line."""
-        urls = list(expanded(self.url)) if self.url.endswith(".tar") else []
+        urls = list(itertools.islice(expanded(self.url), _MOST_SHARDS)) if self.url.endswith(".tar") else []
         with _one_line(f"data.root: {self.url}"):
             system, top = _system(self.url.partition("{")[0])
             if urls:
@@ -97,8 +98,11 @@ class RemoteShards:
                     system.ls(top)  # says what is wrong, which `find` does not
                 found = {place.removeprefix(top).lstrip("/"): (place, info) for place, info in there.items() if place.endswith(".tar")}
             unknown = [place for place, info in found.values() if not info.get("size")]  # a web server lists names alone
-            with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            pool = ThreadPoolExecutor(_ASKED_AT_ONCE)
+            try:
                 infos = dict(zip(unknown, pool.map(system.info, unknown)))
+            finally:
+                pool.shutdown(cancel_futures=True)  # after the first that is missing, nobody asks for the others
         if not found:
             raise ValueError(f"data.root: {self.url} holds no .tar files; a web server that lists none needs their names, as in …/{{00000..00099}}.tar")
         self._at = {name: (place, _stat(infos.get(place, info))) for name, (place, info) in sorted(found.items())}
@@ -120,18 +124,27 @@ class RemoteShards:
         return self._at[name][0]
 
     def open(self, name: str) -> int:
-        """A file descriptor for reading, of the kept file; it is fetched first where there is none. Raises: Unreachable, OSError."""
+        """A file descriptor for reading, of the kept file; it is fetched first where there is none.
+
+        Raises: FileNotFoundError where it is not there any more, Unreachable where it cannot be fetched or kept.
+        """
         place, stat = self._at[name]
         path = self.folder / f"{stable_hash(name, *stat):016x}.tar"
         try:
-            return _opened(path)
-        except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{stable_hash(name) % 64:02d}.lock"):  # one process fetches it, others wait
-            if not path.exists():
-                self._make_room(stat[0])
-                self._fetch(place, stat[0], path)
-            return _opened(path)
+            try:
+                return _opened(path)
+            except FileNotFoundError:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{stable_hash(name) % 64:02d}.lock"):  # one process fetches it, others wait
+                if not path.exists():
+                    self._make_room(stat[0])
+                    self._fetch(place, stat[0], path)
+                return _opened(path)
+        except (FileNotFoundError, Unreachable):
+            raise
+        except OSError as error:
+            remedy = "make room, or give data.local_dir=FOLDER on another disk"
+            raise Unreachable(f"{place} cannot be kept: {why_not_written(error, self.folder, stat[0])}; {remedy}") from None
 
     def _make_room(self, needed: int) -> None:
         """Removes the files that were opened longest ago, until `needed` more bytes fit."""
@@ -151,7 +164,7 @@ class RemoteShards:
             total -= size
 
     def _fetch(self, place: str, size: int, path: Path) -> None:
-        """Raises: FileNotFoundError where it is not there any more, Unreachable where it cannot be had, OSError where the disk is full."""
+        """Raises: as `open`, and OSError where the disk is full."""
         for wait_sec in (*WAITS_SEC, None):
             try:
                 with replacing(path) as fresh:

@@ -23,7 +23,7 @@ from datamodules.shard_files import RemoteShards, shard_files
 from datamodules.shard_order import Part, ShardOrder
 from datamodules.tar_index import ROW, Shard, TarIndex, build_tar_index
 from datamodules.tars import TEXTS, captions_in
-from files import Unreachable, disk_is_full, printable
+from files import Unreachable, printable
 from rng.hashing import stable_hash
 
 _OPEN_SHARDS = 64  # of a process; each takes two file handles, of its own and of its table
@@ -83,7 +83,7 @@ class TarDataset(StoredImages):
         except OSError as error:
             for file in files:
                 os.close(file)
-            if isinstance(error, Unreachable) or disk_is_full(error):  # all of its samples are lost, and soon those of others
+            if isinstance(error, Unreachable):  # all of its samples are lost, and soon those of others
                 raise
             raise BadImage("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
         return files[0], files[1]

@@ -23,7 +23,7 @@ class Strategy:
         self.codes = codes
 
     def reduce(self, value: torch.Tensor, reduce_op: str) -> torch.Tensor:
-        others = [torch.tensor([code, 150.0]) for code in self.codes]
+        others = [torch.tensor([code, 150.0], dtype=torch.float64) for code in self.codes]
         return getattr(torch.stack([value, *others]), f"a{reduce_op}")(0)
 
 

@@ -185,11 +185,21 @@ def test_a_shard_that_has_gone_costs_its_samples_and_a_network_that_has_gone_the
         [data.train_dataset[i, 0] for i in range(len(data.train_dataset))]
 
 
-def test_a_full_disk_ends_the_run_at_once(server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make(server.url, tmp_path)
-    monkeypatch.setattr(RemoteShards, "open", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        data.train_dataset[0, 0]
+@pytest.mark.parametrize("when", ["before the index", "in training"])
+def test_a_full_disk_ends_the_run_at_once(when: str, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_waiting: list[float]) -> None:
+    data = make(server.url, tmp_path) if when == "in training" else None
+    for file in (tmp_path / "cache").rglob("fetched_shards/*/*.tar"):
+        file.unlink()
+    monkeypatch.setattr(shard_files, "replacing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(Unreachable, match=r"c-0\d.tar cannot be kept: .*no space left on the disk.*; make room, or give data.local_dir=FOLDER on another disk"):
+        data.train_dataset[0, 0] if data else make(server.url, tmp_path)
+    assert not without_waiting, "waiting makes no room"
+
+
+def test_a_folder_that_may_not_be_written_is_told(server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unreachable, match="c-00.tar cannot be kept: .*; make room, or give data.local_dir=FOLDER"):
+        make(server.url, tmp_path, local_dir=str(tmp_path / "file"))
 
 
 def test_the_index_does_not_take_a_network_that_has_gone_for_damage(server, tmp_path: Path) -> None:
