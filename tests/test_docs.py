@@ -159,7 +159,7 @@ def check_command(script: str, settings: tuple[str, ...]) -> None:
 
 def test_commands_are_found_with_their_settings_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("python train.py model=vae \\\n    seed=1   # three minutes\nand `python sample.py ckpt=A prompt=\"a b\"` or train.py --help, train.py -m seed=1,2 x, doctor.py model=vae steps=9")
+    page.write_text("python train.py model=vae \\\n    seed=1   # three minutes\nand `python sample.py ckpt=A prompt=\"a b\"` or train.py --help, train.py -m seed=1,2 x\npython doctor.py model=vae steps=9")
     assert commands(page) == {("train", ("model=vae", "seed=1")), ("train", ("model=vae",)), ("sample", ("ckpt=A", "prompt=a b")), ("train", ("-m", "seed=1,2"))}
     assert sum(len(commands(page)) for page in PAGES) > 100
 
