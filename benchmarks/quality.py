@@ -48,8 +48,8 @@ PEERS = {
 }
 ROWS = ("ours", *PEERS)
 NAMES = {
-    "ours": "ours: `model=imagen`", "imagen_pytorch": "imagen-pytorch", "imagen_pytorch_fast": "\", learning rate 1e-3",
-    "diffusers": "diffusers", "diffusers_fast": "\", learning rate 1e-3",
+    "ours": "ours: `model=imagen`", "imagen_pytorch": "imagen-pytorch, its own 1e-4", "imagen_pytorch_fast": "imagen-pytorch, learning rate 1e-3",
+    "diffusers": "diffusers, its own 1e-4", "diffusers_fast": "diffusers, learning rate 1e-3",
 }  # fmt: skip
 GUIDANCE = 3.0  # of the peers, as in imagen-pytorch's README
 

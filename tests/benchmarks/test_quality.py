@@ -173,7 +173,7 @@ def test_table_and_page() -> None:
     text = table({"lengths": lengths, "real": scores})
     ours, peer, real = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     assert ours[:7] == ["30", "ours: `model=imagen`", "2.7 M", "320", "0.50", "50 [40, 60]", "75"] and ours[-1] == "100"
-    assert peer[1:4] == ['", learning rate 1e-3', "2.7 M", "96,000"] and real[:3] == ["", "real images", ""]
+    assert peer[1:4] == ["imagen-pytorch, learning rate 1e-3", "2.7 M", "96,000"] and real[:3] == ["", "real images", ""]
     page = fill("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", f"{text}\n")
     assert page == f"a\n<!-- x -->\n{text}\n<!-- /x -->\nb"
     with pytest.raises(ValueError, match="<!-- y -->"):
