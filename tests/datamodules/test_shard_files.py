@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -56,7 +57,7 @@ def server(root: Path) -> Iterator[http.server.ThreadingHTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root))) as server:
         server.fetched, server.failing = [], 0
         server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -64,7 +65,7 @@ def server(root: Path) -> Iterator[http.server.ThreadingHTTPServer]:
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr(shard_files.time, "sleep", waited.append)
+    monkeypatch.setattr(shard_files, "time", SimpleNamespace(time=time.time, sleep=waited.append))
     return waited
 
 
