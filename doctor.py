@@ -1,7 +1,7 @@
 """Looks at the data and the model before a long run: python doctor.py model=imagen data=captions data.root=PHOTOS
 
 The settings are those of train.py. It reads a few batches, trains on one of them again and again, and says in a line each what is well, what
-is not and what to look at. Nothing is kept but a picture of the batch. Exit status 1 where a run would be for nothing.
+is not and what to look at. No run is made; a picture of the batch is kept. Exit status 1 where a run would be for nothing.
 """
 
 from __future__ import annotations
