@@ -157,7 +157,7 @@ def test_the_time_of_a_run_and_what_holds_it_up() -> None:
 def test_a_healthy_run_passes(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*overrides("model.dropout=0"), "steps=80", f"out={tmp_path / 'doc'}"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "loading gives" not in line]  # a matter of the machine
     assert [line.split()[0] for line in lines] == ["data", "ok", "ok", "warning", "look", "model", "ok", "ok", "time"], lines
     assert lines[0] == "data      30 images for training, 7 for validation"
     assert "80 steps: loss_toy" in lines[6] and lines[7].endswith("gradients reach all 4 trained parameters")
