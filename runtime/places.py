@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -29,6 +30,7 @@ SOURCE_WORDS = frozenset({"model_id", "pretrained"})
 SOURCES = {"OpenCLIPText": {"name"}, "OpenCLIP": {"model"}, "CLIP": {"model"}, "OpenCLIPTowers": {"model"}, "DINOv2": {"model"}}
 KNOWN_SOURCES = ("text_encoder", "extractor", "clip")  # groups of conf/
 MOST_REMEMBERED = 2000
+URL = re.compile(r"[A-Za-z][\w+.-]*://")  # at the beginning: a path may hold the same further on
 
 
 def claims(node: Any, target: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:
@@ -171,7 +173,7 @@ def _canonical(kind: str, value: str) -> str:
 
 def _real(value: str) -> Path:
     """The place that a path leads to, links followed; relative ones count from here. A URL leads to no folder."""
-    if "://" in value:
+    if URL.match(value):
         return Path("/dev/null", value)
     try:
         return Path(os.path.realpath(os.path.expanduser(value)))

@@ -55,6 +55,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a place of a class to come": {"_target_": "datamodules.new.New", "image_folder": "/nowhere/etc"},
     "a file of a class to come": {"_target_": "networks.new.New", "table_path": "/nowhere/etc/passwd"},
     "shards of others": {"_target_": "datamodules.tar_shards.ShardsDataModule", "root": "s3://evil/pairs"},
+    "a path that looks like a URL": {"_target_": DATA, "root": f"{REPO}/.cache/x://../../../private"},
     "their place on the disk": {"_target_": "datamodules.tar_shards.ShardsDataModule", "local_dir": "/nowhere/tmp"},
     "an address of a class to come": {"_target_": "datamodules.new.New", "url": "http://evil/x"},
 }
