@@ -216,6 +216,7 @@ def test_a_run_without_the_record_goes_on(copy: Path) -> None:
 
 def test_a_free_name_covers_what_is_below_it_and_no_longer_name() -> None:
     assert is_free("callbacks.validate") and is_free("callbacks.validate.max_batches") and is_free("logger.wandb.project")
+    assert is_free("data.cache_gb") and is_free("data.local_dir"), "where fetched shards are kept changes no batch"
     assert not any(map(is_free, ("callbacks", "trainer", "trainer.max_steps_more", "data.num_workersx", "callbacks.ema")))
 
 
