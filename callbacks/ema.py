@@ -10,12 +10,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from optimizers.sharded import cut, local, for_checkpoint
 
 STATISTICS = ("running_mean", "running_var")
 
 
 class EMA(pl.Callback):
     """Average of the trainable parameters, in float32, saved under ckpt["ema"]; what sampling and evaluation use.
+
+    Of sharded parameters each process averages its part.
 
     The first steps average over a shorter past, min(decay, (1 + n) / (10 + n)) after n updates, so that the random
     initial weights are forgotten at once.
@@ -36,25 +39,24 @@ class EMA(pl.Callback):
         self.decay, self.half_life_images = decay, half_life_images
         self.num_updates = 0
         self.params: dict[str, Tensor] = {}
-        self._live: list[Tensor] = []  # the same of the module, found once: a walk through its parameters takes 10 ms
+        self._live: dict[str, Tensor] = {}  # the same of the module, found once: a walk through its parameters takes 10 ms
         self._loaded: dict[str, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if self.half_life_images is not None:
             images_per_step = trainer.datamodule.batch_size * trainer.accumulate_grad_batches
             self.decay = 0.5 ** (images_per_step / self.half_life_images)
-        live = trainable(module)
-        self._live = list(live.values())
-        self.params = {name: p.detach().float().clone() for name, p in live.items()}
+        self._live = trainable(module)
+        self.params = {name: local(p).detach().float().clone() for name, p in self._live.items()}
         for name, value in (self._loaded or {}).items():
             if name in self.params:
-                self.params[name].copy_(value)
+                self.params[name].copy_(cut(value, self._live[name]))
         self._loaded = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if module.batches_seen % trainer.accumulate_grad_batches == 0:
             decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-            new = [p.detach().float() for p in self._live]
+            new = [local(p).detach().float() for p in self._live.values()]
             torch._foreach_lerp_(list(self.params.values()), new, 1 - decay)
             self.num_updates += 1
 
@@ -62,7 +64,7 @@ class EMA(pl.Callback):
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module with averaged weights; its own come back bit for bit."""
         live = trainable(module)
-        params = [live[name] for name in self.params]
+        params = [local(live[name]) for name in self.params]
         saved = [p.detach().clone() for p in params]
         with torch.no_grad():
             torch._foreach_copy_(params, list(self.params.values()))
@@ -73,7 +75,8 @@ class EMA(pl.Callback):
                 torch._foreach_copy_(params, saved)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = {"num_updates": self.num_updates, "params": self.params}
+        params = {name: for_checkpoint(value, self._live[name]) for name, value in self.params.items()}
+        checkpoint["ema"] = {"num_updates": self.num_updates, "params": params}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         if "ema" in checkpoint:

@@ -7,12 +7,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from optimizers.sharded import total_norm
+
 
 class NanGuard(pl.Callback):
     """Drops the gradients of a step with a NaN or infinite norm, so that the weights stay as they were.
 
-    Under data parallelism it sees the averaged gradients, hence all processes decide alike. Reading the norm waits for
-    the device once per step.
+    With several processes it sees the averaged gradients, of sharded weights the norm over all of them: all decide alike.
+    Reading the norm waits for the device once per step.
 
     Args:
         max_in_a_row: give up after more skipped steps than this without a good one between.
@@ -27,7 +29,7 @@ class NanGuard(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         which = trainer.optimizers.index(optimizer)
-        if not params or torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in params])):
+        if not params or torch.isfinite(total_norm([p.grad for p in params])):
             self.in_a_row[which] = 0
             return
         self.in_a_row[which] = self.in_a_row.get(which, 0) + 1

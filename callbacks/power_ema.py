@@ -14,13 +14,14 @@ from torch import Tensor
 from callbacks.ema import trainable
 from callbacks.steps import due, step_done
 from files import replacing, why_not_written
+from optimizers.sharded import cut, local, for_checkpoint
 from optimizers.power_ema import beta, gamma_of
 
 
 class PowerEMA(pl.Callback):
     """Keeps one average per length and stores all of them every so many steps; `runtime.ema_length` makes any other.
 
-    The averages are float32 and in the checkpoint. Snapshots, `step=….pt` in float16 by default, are written in one step;
+    The averages are float32 and in the checkpoint; of sharded weights each process keeps its part. Snapshots, `step=….pt` in float16 by default, are written in one step;
     a resumed run writes those of its steps again, with the same bytes, and removes those of later steps.
 
     Args:
@@ -44,17 +45,19 @@ class PowerEMA(pl.Callback):
         self.dir, self.every_steps, self.sigma_rel, self.dtype = Path(dir), every_steps, list(sigma_rel), dtype
         self.gammas = [gamma_of(s) for s in self.sigma_rel]
         self.averages: list[dict[str, Tensor]] = []
+        self._live: dict[str, Tensor] = {}
         self.num_updates = 0
         self._loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        weights = {name: p.detach().float() for name, p in trainable(module).items()}
+        self._live = trainable(module)
+        weights = {name: local(p).detach().float() for name, p in self._live.items()}
         self.averages = [{name: w.clone() for name, w in weights.items()} for _ in self.gammas]
         if self._loaded is not None:
             self.num_updates = self._loaded["num_updates"]
             for mine, theirs in zip(self.averages, self._loaded["averages"]):
                 for name, value in mine.items():
-                    value.copy_(theirs[name])
+                    value.copy_(cut(theirs[name], self._live[name]))
             self._loaded = None
         if trainer.is_global_zero and self.dir.is_dir():
             for path in self.dir.glob("step=*.pt"):  # of steps that this run has not come to, or has gone back from
@@ -65,19 +68,24 @@ class PowerEMA(pl.Callback):
         if not step_done(trainer, module):
             return
         self.num_updates += 1
-        live = trainable(module)
         for gamma, average in zip(self.gammas, self.averages):
-            new = [live[name].detach().float() for name in average]
+            new = [local(self._live[name]).detach().float() for name in average]
             torch._foreach_lerp_(list(average.values()), new, 1 - beta(self.num_updates, gamma))
-        if trainer.is_global_zero and due(trainer, module, self.every_steps):
-            self.store()
+        if due(trainer, module, self.every_steps):
+            averages = self.whole()
+            if trainer.is_global_zero:
+                self.store(averages)
 
-    def store(self) -> None:
+    def whole(self) -> list[dict[str, Tensor | None]]:
+        """The averages of all processes together, on process 0; all of them call this."""
+        return [{name: for_checkpoint(value, self._live[name]) for name, value in average.items()} for average in self.averages]
+
+    def store(self, averages: list[dict[str, Tensor]]) -> None:
         """Write the averages of this step; a full disk takes none, and training goes on."""
         content = {
             "step": self.num_updates,
             "gammas": self.gammas,
-            "averages": [{n: v.cpu().to(getattr(torch, self.dtype)) for n, v in a.items()} for a in self.averages],
+            "averages": [{n: v.cpu().to(getattr(torch, self.dtype)) for n, v in a.items()} for a in averages],
         }
         path = self.dir / f"step={self.num_updates:08d}.pt"
         try:
@@ -91,7 +99,7 @@ class PowerEMA(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["power_ema"] = {
-            "num_updates": self.num_updates, "sigma_rel": self.sigma_rel, "averages": self.averages,
+            "num_updates": self.num_updates, "sigma_rel": self.sigma_rel, "averages": self.whole(),
         }  # fmt: skip
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:

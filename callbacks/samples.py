@@ -52,8 +52,12 @@ class SampleGrid(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         # A run that a signal stops saves its weights at once; the grid of that step is drawn when it goes on.
-        if module.optimizer_steps and due(trainer, module, self.every_steps) and not self.path(module).exists():
-            self.draw(trainer, module)
+        if module.optimizer_steps and due(trainer, module, self.every_steps):
+            there = self.path(module).exists()
+            if trainer.world_size > 1:  # all draw or none: file systems of several machines may differ
+                there = trainer.strategy.broadcast(there)
+            if not there:
+                self.draw(trainer, module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         # Before the checkpoint, the last one included: a run killed between the two would be finished without its grid.
@@ -74,9 +78,7 @@ class SampleGrid(pl.Callback):
         return self.dir / f"{prefix}step={module.optimizer_steps:08d}.png"
 
     def draw(self, trainer: pl.Trainer, module: Any) -> None:
-        """Make the pictures of this step and write them."""
-        if not trainer.is_global_zero:
-            return
+        """Make the pictures of this step and write them, on process 0."""
         self.write(trainer, module, "samples", self.samples)
         if isinstance(module, Reconstructs) and trainer.datamodule.val_dataset is not None:
             self.write(trainer, module, "reconstructions", reconstructions)
@@ -97,7 +99,7 @@ class SampleGrid(pl.Callback):
         """Make one picture with the averaged weights, write it and send it to the loggers under `name`."""
         try:
             with evaluating(trainer, module):
-                grid = make(trainer, module)
+                grid = make(trainer, module) if trainer.is_global_zero else None
         except ValueError as error:  # an untrained stage, or weights that diverged, must not end the training
             if str(error) not in self._told:
                 print(f"no {name.removesuffix('s')} grid: {error}", flush=True)

@@ -36,16 +36,20 @@ def finished(trainer: pl.Trainer, module: Any) -> bool:
 def evaluating(trainer: pl.Trainer, module: Any, *, together: bool = False) -> Iterator[None]:
     """Averaged weights, evaluation mode, no gradients and the run's precision; everything is put back at the end.
 
+    All processes enter it, those too that then do nothing: sharded weights are whole inside, and each process may make as many
+    forward passes as it likes.
+
     Args:
-        together: all processes enter it; they get the buffers of process 0, such as the running means of batch
-            normalisation, which are those of a checkpoint.
+        together: all processes get the buffers of process 0, such as the running means of batch normalisation, which are
+            those of a checkpoint.
     """
     modes = {part: part.training for part in module.modules()}
     ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
     module.eval()
     try:
         averaged = nullcontext() if ema is None else ema.applied(module)
-        with torch.no_grad(), trainer.precision_plugin.val_step_context(), averaged:
+        whole = getattr(module, "whole_nets", nullcontext)
+        with torch.no_grad(), trainer.precision_plugin.val_step_context(), averaged, whole():
             if together and dist.is_available() and dist.is_initialized():
                 for buffer in module.buffers():  # also those that are averaged
                     dist.broadcast(buffer, 0)

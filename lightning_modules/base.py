@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ContextManager
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from contracts import Batch, Request
 from networks.checkpointing import checkpoint_blocks
 from networks.compiling import compile_nets
+from networks.sharding import Sharded, shard_nets, whole_nets
+from optimizers.sharded import clip_gradients, total_norm
 
 
 class GenerativeModule(pl.LightningModule):
@@ -51,6 +53,7 @@ class GenerativeModule(pl.LightningModule):
         # Written every batch without reading values, so that logging decides when to wait for the device.
         self.last_losses: dict[str, Tensor] = {}
         self.last_grad_norms: dict[str, Tensor] = {}
+        self._sharded: list[Sharded] = []
 
     # ---- what a family writes ----
 
@@ -95,6 +98,14 @@ class GenerativeModule(pl.LightningModule):
         """Compile the nets for training. Raises: ValueError for a family that has none."""
         if not compile_nets(self):
             raise ValueError(f"trainer.compile=true: {type(self).__name__} has no nets to compile")
+
+    def shard_nets(self) -> None:
+        """Shard the parameters of the nets over all processes."""
+        self._sharded = shard_nets(self)
+
+    def whole_nets(self) -> ContextManager[None]:
+        """Whole nets on every process, for forward passes of which each makes as many as it likes; all processes enter it."""
+        return whole_nets(self._sharded)
 
     def param_groups(self) -> list[Any]:
         """What the optimiser gets: trainable parameters, or groups of them with their own settings."""
@@ -162,10 +173,10 @@ class GenerativeModule(pl.LightningModule):
         """Scale the gradients of one group to a norm of at most ``clip_norm``, and note what it was."""
         params = [p for p in params if p.grad is not None]
         if params:
-            norm = nn.utils.get_total_norm([p.grad for p in params])
+            norm = total_norm([p.grad for p in params])
             self.last_grad_norms[name] = norm.detach()
             if self.clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
+                clip_gradients(params, self.clip_norm, norm)
 
     # ---- checkpoints ----
 

@@ -12,11 +12,15 @@ def compile_nets(module: nn.Module) -> int:
 
     A net is recompiled once where a length varies, as that of captions does, and takes any length from then on.
     """
-    found = 0
+    found = nets(module)
+    for net in found:
+        net.compile(backend=BACKEND)
+    return len(found)
+
+
+def nets(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules of this room that a module holds."""
+    found = []
     for child in module.children():
-        if type(child).__module__.startswith("networks."):
-            child.compile(backend=BACKEND)
-            found += 1
-        else:
-            found += compile_nets(child)
+        found += [child] if type(child).__module__.startswith("networks.") else nets(child)
     return found

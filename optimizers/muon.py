@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optimizers.sharded import is_sharded, lengths, local
+
 # Quintic Newton-Schulz coefficients. Four iterations take singular values from 0.01 up (of a matrix of norm 1) to [0.7, 1.2];
 # a fifth would reach down to 0.003, for a quarter more time.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -21,6 +23,7 @@ class Muon(torch.optim.Optimizer):
 
     Parameters with two or more dimensions are updated by Muon (a convolution as the matrix out x in*kh*kw), the rest,
     and matrices with a side below ``min_side``, by AdamW with ``adam_lr``. torch.optim.Muon takes matrices alone.
+    Of sharded parameters it keeps the state of this process's rows.
 
     Args:
         params: parameters or parameter groups.
@@ -31,6 +34,8 @@ class Muon(torch.optim.Optimizer):
 
     Source: Jordan et al. 2024 (Muon); Liu et al. 2025 (Moonlight), eq. 4 for the scale 0.2 sqrt(max(rows, columns)).
     """
+
+    shards = True  # it updates sharded parameters
 
     def __init__(
         self,
@@ -74,26 +79,26 @@ class Muon(torch.optim.Optimizer):
         for p in params:
             state = self.state[p]
             if not state:
-                state["momentum"] = torch.zeros_like(p)
+                state["momentum"] = torch.zeros_like(local(p))
             buffers.append(state["momentum"])
-        grads = [p.grad for p in params]
+        parts, grads = [local(p) for p in params], [local(p.grad) for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        directions = orthogonalised([u.flatten(1) for u in updates])
-        for p, u in zip(params, directions):
-            rows, columns = u.shape
+            torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+        for p, part, u in zip(params, parts, directions(updates, params)):
+            rows, columns = sides(p)
             scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            p.add_(u.view(p.shape), alpha=-scale)
+            part.add_(u.view(part.shape), alpha=-scale)
 
     def _adamw(self, params: list[Tensor], group: dict) -> None:
         (beta_1, beta_2), lr = group["betas"], group["lr"] * group["adam_ratio"]
         for p in params:
             if not self.state[p]:
-                self.state[p] = {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+                self.state[p] = {"step": 0, "mean": torch.zeros_like(local(p)), "square": torch.zeros_like(local(p))}
             self.state[p]["step"] += 1
-        states, grads = [self.state[p] for p in params], [p.grad for p in params]
+        states, grads = [self.state[p] for p in params], [local(p.grad) for p in params]
+        params = [local(p) for p in params]
         means, squares = [s["mean"] for s in states], [s["square"] for s in states]
         torch._foreach_lerp_(means, grads, 1 - beta_1)
         torch._foreach_mul_(squares, beta_2)
@@ -109,7 +114,12 @@ class Muon(torch.optim.Optimizer):
 
 def is_matrix(p: Tensor, min_side: int) -> bool:
     """Whether Muon, and not AdamW, updates this parameter."""
-    return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= min_side
+    return p.ndim >= 2 and min(sides(p)) >= min_side
+
+
+def sides(p: Tensor) -> tuple[int, int]:
+    """Rows and columns of a parameter as one matrix."""
+    return p.shape[0], p.shape[1:].numel()
 
 
 @functools.cache
@@ -120,6 +130,45 @@ def product_dtype(device: str) -> torch.dtype:
     """
     amx = device == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     return torch.bfloat16 if device != "cpu" or amx else torch.float32
+
+
+def directions(updates: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+    """The nearest orthogonal matrix, about, of each parameter's update (rows, ...); of sharded ones this process's rows."""
+    found = [u.flatten(1) for u in updates]
+    sharded = [i for i, p in enumerate(params) if is_sharded(p)]
+    for chosen, do in (
+        ([i for i in range(len(params)) if i not in sharded], orthogonalised),
+        (sharded, lambda parts: orthogonalised_parts(parts, [params[i].shape[0] for i in sharded])),
+    ):
+        for i, u in zip(chosen, do([found[i] for i in chosen]) if chosen else ()):
+            found[i] = u
+    return found
+
+
+def orthogonalised_parts(parts: list[Tensor], rows: list[int]) -> list[Tensor]:
+    """`orthogonalised` of matrices of `rows` rows, of which each process holds some and gets these back.
+
+    Each process is sent the rest of those matrices that it does, so that it holds no more whole ones than its share.
+    """
+    world, rank = dist.get_world_size(), dist.get_rank()
+    owners = shared_out([torch.Size((n, part.shape[1])) for n, part in zip(rows, parts)], world)
+    dealt = [lengths(n, world) for n in rows]  # of a matrix, the rows of each process
+    by_owner = [[i for i, owner in enumerate(owners) if owner == r] for r in range(world)]
+    sent = torch.cat([parts[i].flatten() for mine in by_owner for i in mine])
+    sizes = [[dealt[i][r] * parts[i].shape[1] for i in by_owner[rank]] for r in range(world)]
+    come, gone = [sum(size) for size in sizes], [sum(parts[i].numel() for i in mine) for mine in by_owner]
+    received = sent.new_empty(sum(come))
+    dist.all_to_all_single(received, sent, come, gone)
+    pieces = [flat.split(size) for flat, size in zip(received.split(come), sizes)]  # [process][matrix]
+    mine = [torch.cat(column).view(rows[i], -1) for i, column in zip(by_owner[rank], zip(*pieces))]
+    done = [u.split(dealt[i]) for i, u in zip(by_owner[rank], _by_shape(mine))]  # [matrix][process]
+    back = torch.cat([sent.new_empty(0), *(u[r].flatten() for r in range(world) for u in done)])
+    dist.all_to_all_single(sent, back, gone, come)
+    order = [i for those in by_owner for i in those]
+    found = list(parts)
+    for i, piece in zip(order, sent.split([parts[i].numel() for i in order])):
+        found[i] = piece.view(parts[i].shape)
+    return found
 
 
 def orthogonalised(updates: list[Tensor]) -> list[Tensor]:

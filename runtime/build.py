@@ -52,7 +52,7 @@ PARTIAL_ROOMS = ("networks.", "optimizers.", "torch.optim.", "runtime.checkpoint
 # Argument -> what its text may be: names of folders are made of it, or a library looks it up.
 WORDS = {
     "id": re.compile(r"[\w.-]{1,128}", re.ASCII),
-    "strategy": re.compile(r"auto|fsdp|ddp\w*", re.ASCII),
+    "strategy": re.compile(r"auto|fsdp2|ddp\w*", re.ASCII),
     "accelerator": re.compile(r"[a-z]{1,16}", re.ASCII),
 }
 

@@ -32,6 +32,7 @@ from runtime.options import check_callbacks
 from runtime.places import trusted
 from runtime.resume import is_process_zero
 from runtime.run_dir import shown
+from runtime.sharding import check_sharding
 from runtime.summary import summary
 
 UNLIMITED_STEPS = 10**9
@@ -148,6 +149,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
     datamodule = instantiate(cfg.data)
     module = module_of(cfg, checkpoint)
     check_callbacks(cfg, module)
+    check_sharding(cfg, module)
     datamodule.num_batches = total * cfg.trainer.accumulate
     datamodule.run_seed = module.run_seed = cfg.seed
     datamodule.start_batch = done["batches_seen"]

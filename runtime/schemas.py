@@ -134,7 +134,7 @@ class Trainer(Closed):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     devices: Devices | Annotated[list[int], Field(min_length=1), "a list of their numbers"] | Literal["auto"]
     num_nodes: Count = 1
-    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn", "ddp_find_unused_parameters_true"]
+    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn", "ddp_find_unused_parameters_true", "fsdp2"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"] | None
     deterministic: bool | Literal["warn"]
     max_steps: Count | None

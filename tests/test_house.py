@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "optimizers": {"torch"},
     "scenes": {"numpy", "PIL"},
     "networks": {"contracts", "files", "torch", "numpy", "filelock"},
-    "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks"},
+    "lightning_modules": {"contracts", "torch", "pytorch_lightning", "rng", "diffusion", "objectives", "networks", "optimizers"},
     "datamodules": {"contracts", "files", "pictures", "torch", "torchvision", "numpy", "PIL", "pytorch_lightning", "filelock", "rng", "scenes"},
     "evaluation/metrics": {"contracts", "files", "torch", "numpy", "PIL", "scenes", "evaluation/extractors"},
     "evaluation/extractors": {"contracts", "files", "torch", "numpy", "PIL", "evaluation/metrics"},
