@@ -106,7 +106,7 @@ def assert_equal(one: Path, two: Path) -> None:
     for x, y in zip(*lines, strict=True):
         assert x == pytest.approx(y, rel=1e-4, abs=1e-5)
     assert a["pictures"].keys() == b["pictures"].keys()
-    for name in a["pictures"]:
+    for name in (name for name in a["pictures"] if name.startswith("step=")):  # reconstructions are of the images of process 0
         pictures = [Image.open(run / "samples" / name).convert("RGB") for run in (one, two)]
         assert max(high for _, high in ImageChops.difference(*pictures).getextrema()) <= 2, name
 
@@ -123,8 +123,8 @@ def test_two_processes_equal_one(name: str, place: Path) -> None:
 def test_a_stage_is_trained_by_itself_from_other_weights(place: Path) -> None:
     one, two = (place / run / "imagen" for run in ("stage_one", "stage_two"))
     assert_equal(one, two)
-    before, after = contents(place / "one" / "imagen")["state_dict"], contents(two)["state_dict"]
-    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    averages, after = contents(place / "one" / "imagen")["ema"]["params"], contents(two)["state_dict"]
+    changed = {name.split(".")[1] for name in averages if not torch.equal(averages[name], after[name])}
     assert changed == {"super_resolution"}
 
 
@@ -151,7 +151,7 @@ def test_stopped_by_a_signal_to_one_of_them_it_is_saved(place: Path) -> None:
         process.join(60)
         assert not left_behind(process.pid)
     said = (place / "log0").read_text()
-    assert [process.exitcode for process in started] == [143, 143] and "stopped by SIGTERM at step " in said, said[-2000:]
+    assert [process.exitcode for process in started] == [143, 0] and "stopped by SIGTERM at step " in said, said[-2000:]  # process 0 tells
     newest = sorted(run.glob("checkpoints/step=*.ckpt"))[-1]
     assert f"at step {int(newest.stem.removeprefix('step='))}, saved" in said
 
