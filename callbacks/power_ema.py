@@ -72,16 +72,17 @@ class PowerEMA(pl.Callback):
             new = [local(self._live[name]).detach().float() for name in average]
             torch._foreach_lerp_(list(average.values()), new, 1 - beta(self.num_updates, gamma))
         if due(trainer, module, self.every_steps):
-            averages = self.whole()
-            if trainer.is_global_zero:
-                self.store(averages)
+            self.store(trainer.is_global_zero)
 
     def whole(self) -> list[dict[str, Tensor | None]]:
         """The averages of all processes together, on process 0; all of them call this."""
         return [{name: for_checkpoint(value, self._live[name]) for name, value in average.items()} for average in self.averages]
 
-    def store(self, averages: list[dict[str, Tensor]]) -> None:
-        """Write the averages of this step; a full disk takes none, and training goes on."""
+    def store(self, write: bool = True) -> None:
+        """Write the averages of this step, on process 0 alone; a full disk takes none, and training goes on. All processes call this."""
+        averages = self.whole()
+        if not write:
+            return
         content = {
             "step": self.num_updates,
             "gammas": self.gammas,
