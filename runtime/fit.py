@@ -332,6 +332,7 @@ def quiet() -> None:
     for module in ("pytorch_lightning", "lightning_fabric", "lightning_utilities"):
         warnings.filterwarnings("ignore", module=f"{module}.*")
     warnings.filterwarnings("ignore", message=".*(does not have many workers|litlogger|isinstance.treespec).*")
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing here changes what a net returned in place
 
 
 def say(text: str) -> None:
