@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tests.sessions import start, start_call
 
 
-def in_two(function: Callable[..., None], folder: Path, *arguments: Any, timeout: float = 240) -> None:
+def in_two(function: Callable[..., None], folder: Path, *arguments: Any, timeout: float = 120) -> None:
     """Calls a function that can be imported by its name in two processes of one group; an error in one of them fails the test."""
     port = _port()
     started = [start_call(_member, (rank, port, function, arguments), folder / f"log{rank}") for rank in range(2)]
