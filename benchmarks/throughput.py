@@ -24,19 +24,19 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, require, run, write_json
 from benchmarks.tables import describe, fill
 from contracts import Batch
-from lightning_modules.stage import DiffusionStage
 from networks.checkpointing import checkpoint_blocks
 from networks.compiling import compile_nets
 from runtime.build import instantiate
 from runtime.config import compose
 
 PAGE = REPO / "docs" / "scale.md"
-WAYS: dict[str, Callable[[DiffusionStage], Any]] = {"plain": lambda stage: None, "compiled": compile_nets, "checkpointed": checkpoint_blocks}
+WAYS: dict[str, Callable[[nn.Module], Any]] = {"plain": lambda stage: None, "compiled": compile_nets, "checkpointed": checkpoint_blocks}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WIDTHS = ("dim", "tokens_dim", "emb_dim")
 T5_XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_heads=64, feed_forward_proj="gated-gelu", vocab_size=32128)
@@ -98,8 +98,8 @@ def config_of(s: Settings) -> DictConfig:
     return compose("train", [*words, *scaled]).model.stages[s.stage]
 
 
-def stage_of(s: Settings, device: str) -> DiffusionStage:
-    """The stage with the weights of seed 0."""
+def stage_of(s: Settings, device: str) -> Any:
+    """The diffusion stage with the weights of seed 0."""
     torch.manual_seed(0)
     return instantiate(config_of(s)).to(device)
 
@@ -117,7 +117,7 @@ def batch_of(s: Settings, device: str) -> Batch:
     }
 
 
-def training_step(stage: DiffusionStage, batch: Batch, s: Settings, device: str) -> Callable[[], None]:
+def training_step(stage: Any, batch: Batch, s: Settings, device: str) -> Callable[[], None]:
     """The stage's loss, its backward pass and AdamW."""
     optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-4, fused=True)
     u = (torch.arange(s.batch, device=device) + 0.5) / s.batch
@@ -132,7 +132,7 @@ def training_step(stage: DiffusionStage, batch: Batch, s: Settings, device: str)
     return step
 
 
-def gflop_per_image(stage: DiffusionStage, batch: Batch) -> float:
+def gflop_per_image(stage: Any, batch: Batch) -> float:
     """10^9 operations of the forward and backward pass, per image."""
     part = {key: value[:1] for key, value in batch.items()}
     with FlopCounterMode(display=False) as counter:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from callbacks.nan_guard import NanGuard
+from tests.processes import in_two
 from tests.toy import overrides
 from train import main
 
@@ -40,6 +43,25 @@ def test_one_bad_number_anywhere_drops_all_gradients_of_the_step(bad: float) -> 
         optimizer = player(*grads)
         assert guarded(NanGuard(), optimizer) == [False]
     assert guarded(NanGuard(), player(1.0, None, -3.0)) == [True]
+
+
+def of_sharded_weights() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh, guard = init_device_mesh("cpu", (2,)), NanGuard()
+    for bad in (False, True):
+        grad = distribute_tensor(torch.ones(4), mesh, [Shard(0)])
+        if bad and dist.get_rank() == 1:
+            grad.to_local()[0] = NAN
+        p = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
+        p.grad = grad
+        assert guarded(guard, torch.optim.SGD([p], lr=0.1)) == [not bad]
+    assert guard.total == 1
+
+
+def test_a_bad_number_in_one_processs_part_drops_the_step_of_all(tmp_path: Path) -> None:
+    in_two(of_sharded_weights, tmp_path)
 
 
 def test_a_good_step_starts_the_count_anew() -> None:
