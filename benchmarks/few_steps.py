@@ -1,8 +1,9 @@
-"""What fewer steps cost: alignment and seconds an image of a model of captioned scenes, guided always, in an interval, and distilled.
+"""What fewer steps cost: alignment and seconds an image of a model of captioned scenes, by guidance, sampler, and distilled.
 
-python -m benchmarks.few_steps --ckpt imagen-scenes [--students RUN … --steps 4 8 16 32 --interval -4.25 0.25 --others 3 --n 96 --publish]
+python -m benchmarks.few_steps --ckpt imagen-scenes [--students RUN … --steps 4 8 16 32 --interval -4.25 0.25 --sde-scale 1.5 --others 3 --n 96 --publish]
 
-The first stage draws with the steps given; the stages that enlarge its picture with as many as configured, and with --others. A student
+The first stage draws with the steps given; the stages that enlarge its picture with as many as configured, and with --others. "Second order" is sampler=dpmpp_2m_sde
+with guidance_scale=--sde-scale. A student
 (distill=few_steps) draws as it was distilled, its other stages with --others. The scene parser says which of n new scenes are drawn exactly as told, words left out;
 intervals are of 95 %. With --publish the table and the curve go into docs/distillation.md.
 """
@@ -10,6 +11,7 @@ intervals are of 95 %. With --publish the table and the curve go into docs/disti
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, 
 from benchmarks.scene_scores import AT_ONCE, scores_of
 from benchmarks.tables import describe, fill
 from datamodules.scenes import ScenesDataset
+from diffusion.samplers import dpmpp_2m
 from runtime.checkpoint import load_module
 from scenes.captions import caption
 from scenes.grammar import SceneSpec
@@ -36,7 +39,7 @@ def prompts(n: int) -> list[tuple[SceneSpec, str]]:
     return [(spec, caption(spec, i, preset=PRESET)) for i, spec in enumerate(specs)]
 
 
-def ways(module: Any, steps: Sequence[int], interval: Sequence[float], others: int) -> list[tuple[str, dict[str, Any]]]:
+def ways(module: Any, steps: Sequence[int], interval: Sequence[float], sde_scale: float, others: int) -> list[tuple[str, dict[str, Any]]]:
     """Name of a row -> options of `sample`."""
     first, *rest = module.stages
     found: list[tuple[str, dict[str, Any]]] = [("as configured", {})]
@@ -44,6 +47,8 @@ def ways(module: Any, steps: Sequence[int], interval: Sequence[float], others: i
         number = {first: n} | dict.fromkeys(rest, others)
         found.append(("guided", {"num_steps": number}))
         found.append(("guided in the interval", {"num_steps": number, "guidance_interval": list(interval)}))
+        sampler = functools.partial(dpmpp_2m, eta=1.0)
+        found.append((f"second order, w = {sde_scale:g}", {"num_steps": number, "guidance_scale": sde_scale, "sampler": sampler}))
     return found
 
 
@@ -55,13 +60,13 @@ def measure(module: Any, pairs: Sequence[tuple[SceneSpec, str]], options: dict[s
     return {"all_correct": hits / len(found), "low": low, "high": high, "sec": sec}
 
 
-def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: Sequence[float], others: int, n: int) -> list[dict[str, Any]]:
+def rows_of(ckpt: str, students: Sequence[str], steps: Sequence[int], interval: Sequence[float], sde_scale: float, others: int, n: int) -> list[dict[str, Any]]:
     """A row for each way to draw, students last."""
     pairs, rows = prompts(n), []
     for name in (ckpt, *students):
         module, _, info = load_module(name)
         apart = [stage for stage in module.stages if stage not in module.train_stages]  # of a student: what was not distilled
-        todo = ways(module, steps, interval, others) if name == ckpt else [("distilled", {"num_steps": dict.fromkeys(apart, others)})]
+        todo = ways(module, steps, interval, sde_scale, others) if name == ckpt else [("distilled", {"num_steps": dict.fromkeys(apart, others)})]
         measure(module, pairs[:AT_ONCE], todo[0][1])  # the first call prepares kernels
         for way, options in todo:
             number = {stage: options.get("num_steps", {}).get(stage, part.num_steps) for stage, part in module.stages.items()}
@@ -106,13 +111,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--students", nargs="*", default=[], help="models distilled from it")
     parser.add_argument("--steps", nargs="*", type=positive(int), default=[4, 8, 16, 32], help="of the first stage")
     parser.add_argument("--interval", nargs=2, type=float, default=[-4.25, 0.25], help="log-SNR at which to guide (default -4.25 0.25)")
+    parser.add_argument("--sde-scale", type=positive(float), default=1.5, help="guidance of the rows of second order (default 1.5)")
     parser.add_argument("--others", type=positive(int), default=3, help="steps of the stages that enlarge (default 3)")
     parser.add_argument("--n", type=positive(int), default=96, help="scenes (default 96)")
     parser.add_argument("--publish", action="store_true", help="put table and curve into docs/distillation.md")
     parser.add_argument("--out", type=Path, default=RESULTS / "few_steps.json", help="where the JSON goes")
     args = parser.parse_args(argv)
-    rows = rows_of(args.ckpt, args.students, args.steps, args.interval, args.others, args.n)
-    settings = {"ckpt": Path(args.ckpt).name, "interval": args.interval, "n": args.n}
+    rows = rows_of(args.ckpt, args.students, args.steps, args.interval, args.sde_scale, args.others, args.n)
+    settings = {"ckpt": Path(args.ckpt).name, "interval": args.interval, "sde_scale": args.sde_scale, "n": args.n}
     result = {"benchmark": "few_steps", "settings": settings, "machine": machine(torch.get_num_threads()), **provenance("torch"), "rows": rows}
     write_json(args.out, result)
     print(table(rows))

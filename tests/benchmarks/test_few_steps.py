@@ -13,6 +13,7 @@ import torch
 from benchmarks import few_steps
 from contracts import Request
 from datamodules.base import to_model_range
+from diffusion.samplers import dpmpp_2m
 from scenes.render import render
 from scenes.splits import split_of
 
@@ -50,10 +51,12 @@ def test_rows_say_how_much_is_drawn_as_told_by_every_way(monkeypatch: pytest.Mon
     few_steps.main(["--ckpt", "teacher", "--students", "student", "--steps", "4", "8", "--n", "20", "--publish", "--out", str(tmp_path / "x.json")])
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
     assert [(row["way"], list(row["steps"].values()), row["all_correct"]) for row in rows] == [
-        ("as configured", [9, 5], 1), ("guided", [4, 3], 0), ("guided in the interval", [4, 3], 0), ("guided", [8, 3], 1),
-        ("guided in the interval", [8, 3], 1), ("distilled", [2, 3], 1),
+        ("as configured", [9, 5], 1), ("guided", [4, 3], 0), ("guided in the interval", [4, 3], 0), ("second order, w = 1.5", [4, 3], 0),
+        ("guided", [8, 3], 1), ("guided in the interval", [8, 3], 1), ("second order, w = 1.5", [8, 3], 1), ("distilled", [2, 3], 1),
     ]  # fmt: skip
     assert [call["guidance_interval"] for call in model.calls if "guidance_interval" in call][0] == [-4.25, 0.25]
+    second = [call for call in model.calls if "sampler" in call]
+    assert {(call["sampler"].func, call["sampler"].keywords["eta"], call["guidance_scale"]) for call in second} == {(dpmpp_2m, 1.0, 1.5)}
     assert student.calls[-1]["num_steps"] == {"up": 3} and student.calls[-1].keys() == {"n", "seeds", "num_steps"} and [call["n"] for call in student.calls] == [16, 16, 4]
     assert "| guided                 | 8 + 3 | 100 % [84, 100]" in page.read_text().replace("100%", "100 %") and (tmp_path / "few_steps.png").exists()
     capsys.readouterr()
