@@ -67,7 +67,7 @@ def test_the_command_writes_what_it_measured(stage: str, tmp_path: Path, capsys:
         assert row["tflops"] == pytest.approx(row["images_a_second"] * found["gflop_per_image"] / 1000)
         assert row["share_of_peak"] == pytest.approx(row["tflops"] / row["peak_tflops"]) and row["memory_gib"] is None and row["waits"] is None
     assert found["text"]["whole"] == pytest.approx(found["text"]["captions_a_second"] * 2 / 24)
-    assert found["sampling"]["num_steps"] == {"base": 32, "super_resolution": 12}[stage]
+    assert found["sampling"]["num_steps"] == {"base": 16, "super_resolution": 12}[stage]
     assert "not seen" in capsys.readouterr().out and "traceEvents" in (tmp_path / "trace.json").read_text()
 
 
@@ -76,6 +76,6 @@ def test_drawing_is_counted_at_the_steps_of_the_configuration(monkeypatch: pytes
     monkeypatch.setattr(throughput, "median_sec", lambda work, seconds, device: 0.5)
     monkeypatch.setattr(throughput, "gflop_per_image", lambda stage, batch: 3.0)
     found = measure(Settings(model="imagen", batch=4, sample_steps=8, precision="fp32"), ["plain"])
-    assert found["sampling"]["images_a_second"] == 4 / (0.5 * 32 / 8)
+    assert found["sampling"]["images_a_second"] == 4 / (0.5 * 16 / 8)
     assert found["rows"][0]["tflops"] == 4 / 0.5 * 3 / 1000 and found["text"] is None
     assert f"{4 / 0.5 * 3 / 1000 / 2:.0%}" in table(found, SMALL, 2.0)
