@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import REPO, RESULTS, machine, markdown_table, positive, provenance, run, write_json
-from benchmarks.tables import describe, fill
+from benchmarks.tables import fill
 from runtime.build import instantiate
 from runtime.config import compose
 
