@@ -94,7 +94,7 @@ def record(folder: Path, name: str, s: Settings, overrides: Sequence[str]) -> di
             kept.mkdir(parents=True, exist_ok=True)
             for file in ("config.yaml", "metrics.jsonl"):
                 text = (out / "run" / file).read_text()
-                (kept / file).write_text(text.replace(f"{folder}/", "").replace(f"{REPO}/", ""))
+                (kept / file).write_text(text.replace(f"{folder}/", "").replace(f"{REPO}/", "").replace(str(REPO), "."))
     return {
         "benchmark": "speedrun", "name": name, "settings": asdict(s) | {"overrides": " ".join(overrides) or "none"},
         "machine": machine(1), **provenance("torch"), "seeds": seeds,
