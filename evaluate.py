@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.command import run
-from evaluation.wandb_mirror import mirror
 from runtime.cli import EXAMPLES, GROUPS, SETTINGS, launch
 
 EXAMPLES["evaluate"] = """
@@ -31,6 +29,9 @@ SETTINGS["evaluate"] = "batch_size=16, ema=false, device=cpu, evaluator.fd=null,
 
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Evaluates as the overrides say and returns what each metrics.json holds; nothing on processes but the first."""
+    from evaluation.command import run  # --help does not wait for torch
+    from evaluation.wandb_mirror import mirror
+
     cfg, results = run(overrides)
     for result in results if cfg.wandb else ():
         mirror(result, (result.folder / "report.html").read_text(encoding="utf-8"))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.cli import launch
-from runtime.fit import fit
-from runtime.resume import configure
 
 
 def main(overrides: Sequence[str]) -> dict[str, Any]:
     """Trains as the overrides say and returns the newest value of every metric."""
+    from runtime.fit import fit  # --help does not wait for torch
+    from runtime.resume import configure
+
     return fit(*configure(overrides))
 
 

@@ -29,14 +29,22 @@ def launch(main: Callable[[Sequence[str]], Any], config_name: str) -> None:
     """Runs `main` on the command line's overrides and exits: 0 done, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     argv = sys.argv[1:]
     if any(a in ("-h", "--help", "help") for a in argv):
-        print(help_text(config_name))
+        tell(f"{help_text(config_name)}\n")
         return
     if "--version" in argv:
-        print(version_text())
+        tell(f"{version_text()}\n")
         return
     code = guarded(lambda: started(main, config_name, argv))
     set_ctrl_c(signal.SIG_IGN)  # Python's own end alone is left, and would answer with a traceback
     sys.exit(code)
+
+
+def tell(text: str) -> None:
+    """Prints a long text; a reader that has read enough, such as `head`, ends it without a word."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's own end would write the rest once more
 
 
 def started(main: Callable[[Sequence[str]], Any], config_name: str, argv: Sequence[str]) -> None:
@@ -50,13 +58,13 @@ def started(main: Callable[[Sequence[str]], Any], config_name: str, argv: Sequen
     flags, rest = separated(argv)
     rest = [*(f"hydra.searchpath=[file://{Path(folder).resolve()}]" for folder in flags["--config-dir"]), *rest]
     if flags["--cfg"] or flags["--package"]:
-        print(composed_text(config_name, rest, flags["--package"], resolve=bool(flags["--resolve"])), end="")
+        tell(composed_text(config_name, rest, flags["--package"], resolve=bool(flags["--resolve"])))
     elif flags["--info"]:
         from runtime.config import compose
 
         chosen = {group: name for group, name in compose(config_name, rest).choices.items() if name is not None}
         width = max(map(len, chosen))
-        print("\n".join(f"{group:<{width}}  {group.partition('@')[0]}/{name}.yaml" for group, name in sorted(chosen.items())))
+        tell("".join(f"{group:<{width}}  {group.partition('@')[0]}/{name}.yaml\n" for group, name in sorted(chosen.items())))
     elif flags["--multirun"]:
         from runtime.sweeps import sweep
 

@@ -149,7 +149,7 @@ def test_distance_beside_its_floor(oracle: Oracle, tmp_path) -> None:
 
 def test_wandb_gets_every_result_with_its_page(oracle: Oracle, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list = []
-    monkeypatch.setattr(evaluate, "mirror", lambda result, page: sent.append((result.folder, result.name, page)))
+    monkeypatch.setattr("evaluation.wandb_mirror.mirror", lambda result, page: sent.append((result.folder, result.name, page)))
     evaluate.main([*QUICK, "n=4", f"out={tmp_path}"])
     assert sent == []
     evaluate.main([*QUICK, "n=4", f"out={tmp_path}", "wandb=true"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runtime import cli, sweeps
 from runtime.cli import VERSION, first_comment, guarded, help_text, launch, user_error
-from runtime.config import CONF
+from runtime.config import CONF, REPO
 
 
 def raising(error: BaseException):
@@ -94,6 +96,19 @@ def test_a_message_with_a_key_error_inside_is_no_user_error() -> None:
 
 
 # ---- help ----
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate"])
+def test_help_does_not_wait_for_torch(script: str) -> None:
+    code = f"import sys, {script}; from runtime.cli import help_text; help_text({script!r}); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("flags", ["--help", "--info", "--cfg job"])
+def test_a_reader_that_has_read_enough_ends_a_long_text_without_a_word(flags: str) -> None:
+    script = f"{shlex.quote(sys.executable)} train.py {flags} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "help"])
