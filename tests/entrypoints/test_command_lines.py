@@ -84,7 +84,7 @@ TRAINING = [
     ("gan", "+players.generator.width=1", r"generator.width=1: DCGANGenerator takes no 'width'"),
     ("imagen", "+model.stages.base.net.heads=1", r"model.stages.base.net.heads=1: UNet takes no 'heads'"),
     ("imagen", "+model.stages.base.steps=1", r"model.stages.base.steps=1: DiffusionStage takes no 'steps'"),
-    ("imagen", "+model.stages.base.sampler.order=1", r"sampler.order=1: ddim takes no 'order'"),
+    ("imagen", "+model.stages.base.sampler.order=1", r"sampler.order=1: dpmpp_2m takes no 'order'"),
     ("toy", "+data.worker=1", r"data.worker=1: ToyData takes no 'worker'"),
     ("toy", "+callbacks.ema.rate=1", r"callbacks.ema.rate=1: EMA takes no 'rate'"),
     ("toy", "+callbacks.mine=3", r"callbacks.mine=3|callbacks=\{"),
