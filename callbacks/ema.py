@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from optimizers.sharded import cut, local, for_checkpoint
+from optimizers.sharded import cut, for_checkpoint, local
 
 STATISTICS = ("running_mean", "running_var")
 

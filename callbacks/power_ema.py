@@ -14,8 +14,8 @@ from torch import Tensor
 from callbacks.ema import trainable
 from callbacks.steps import due, step_done
 from files import replacing, why_not_written
-from optimizers.sharded import cut, local, for_checkpoint
 from optimizers.power_ema import beta, gamma_of
+from optimizers.sharded import cut, for_checkpoint, local
 
 
 class PowerEMA(pl.Callback):

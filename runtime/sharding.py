@@ -11,7 +11,7 @@ from pytorch_lightning.overrides.distributed import _sync_module_states
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 
-from optimizers.sharded import average, is_sharded, load_whole_state, local, refusal, for_checkpoint, update_parts, whole_state
+from optimizers.sharded import average, for_checkpoint, is_sharded, load_whole_state, local, refusal, update_parts, whole_state
 
 NAME = "fsdp2"
 

@@ -136,6 +136,13 @@ def test_one_step_trains_and_its_checkpoint_draws(choice: str, tmp_path: Path) -
     assert image.shape == shape and image.isfinite().all()
 
 
+def test_the_default_draws_as_its_page_says() -> None:
+    found = instantiate(configuration("model=imagen", "text_encoder=bag_of_words").model).sampling_settings()
+    assert (found["base.sampler"], found["base.num_steps"], found["base.guidance_scale"]) == ("dpmpp_2m(eta=1.0)", 16, 2.0)
+    page = (CONF.parent / "docs" / "imagen.md").read_text()
+    assert "| **`dpmpp_2m_sde`: second order, as much new noise** | 16 | 2 |" in page
+
+
 # (stage, parameters of the preset in millions, of the paper); docs/imagen.md explains the differences.
 PAPER = [("base", 2220, 2000), ("super_resolution", 738, 600), ("super_resolution_2", 704, 400)]
 

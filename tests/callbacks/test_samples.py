@@ -121,3 +121,14 @@ def test_a_model_of_prompts_without_any_is_asked_for_those_of_the_data(tmp_path:
     assert requests == [(Request(2, texts=["a dog", "a cat"]), [0, 1])]
     trainer.datamodule.example_prompts = lambda: []
     assert SampleGrid(str(tmp_path)).samples(trainer, module) is None
+
+
+@pytest.mark.parametrize("of_process_zero", [True, False])
+def test_all_processes_draw_or_none_does(of_process_zero: bool, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not see the grid of this step, on a file system of its own, does as process 0 does."""
+    trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=1, callbacks=[], datamodule=SimpleNamespace(num_batches=9),
+                              strategy=SimpleNamespace(broadcast=lambda mine: of_process_zero))  # fmt: skip
+    drawn: list[int] = []
+    monkeypatch.setattr(SampleGrid, "draw", lambda self, trainer, module: drawn.append(module.optimizer_steps))
+    SampleGrid(dir=str(tmp_path), every_steps=2).on_train_start(trainer, SimpleNamespace(optimizer_steps=4, batches_seen=4))
+    assert drawn == ([] if of_process_zero else [4])

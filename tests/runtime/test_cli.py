@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -107,7 +108,8 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
 @pytest.mark.parametrize("flags", ["--help", "--info", "--cfg job"])
 def test_a_reader_that_has_read_enough_ends_a_long_text_without_a_word(flags: str) -> None:
     script = f"{shlex.quote(sys.executable)} train.py {flags} | true"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=REPO, capture_output=True, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=REPO, env=buffered, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
