@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 # A batch is a dict: `image` float32 (B, C, H, W) in [-1, 1] and `seed` int64 (B,), which keys the sample's noise;
+# loaders may leave `image` uint8, which `model_range` turns into that when the batch is on its device;
 # where the data has them, `label` int64 (B,), `caption` list[str], `text_embeds` (B, L, D), `text_mask` (B, L) bool,
 # `image_embeds` (B, E) and `text_vector` (B, E), unit vectors of one space.
 Batch = dict[str, Any]
+
+
+def model_range(image: Tensor) -> Tensor:
+    """uint8 (0 to 255) -> float32 in [-1, 1], as x / 127.5 - 1; what is not uint8 stays as it is."""
+    return image.float().div_(127.5).sub_(1.0) if image.dtype == torch.uint8 else image
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def visit(cfg: DictConfig, steps: int, out: Path) -> Iterator[Finding]:
     held_out = datamodule.val_dataset
     yield Finding("data", f"{len(datamodule.train_dataset):,} images for training" + (f", {len(held_out):,} for validation" if held_out else ""))
     batches = iter(datamodule.train_dataloader())
-    batch = next(batches)
+    batch = module.transfer_batch_to_device(next(batches), torch.device("cpu"), 0)
     began = time.perf_counter()
     loaded = sum(len(one["image"]) for one in itertools.islice(batches, LOADED))
     loading = loaded / (time.perf_counter() - began)

@@ -16,12 +16,16 @@ from datamodules.workers import watched_worker
 from rng.hashing import stable_hash
 
 
+def channels_first(image_u8: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) or (H, W) -> (C, H, W), a view."""
+    return image_u8[None] if image_u8.ndim == 2 else image_u8.transpose(2, 0, 1)
+
+
 def to_model_range(image_u8: np.ndarray) -> torch.Tensor:
     """uint8 (H, W, C) or (H, W) -> float32 (C, H, W) in [-1, 1], as x / 127.5 - 1."""
-    if image_u8.ndim == 2:
-        image_u8 = image_u8[:, :, None]
-    image = np.empty((image_u8.shape[2], *image_u8.shape[:2]), dtype=np.float32)
-    np.divide(image_u8.transpose(2, 0, 1), np.float32(127.5), out=image)
+    planes = channels_first(image_u8)
+    image = np.empty(planes.shape, dtype=np.float32)
+    np.divide(planes, np.float32(127.5), out=image)
     image -= 1.0
     return torch.from_numpy(image)
 

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from contracts import Batch, Request
+from contracts import Batch, Request, model_range
 from networks.checkpointing import checkpoint_blocks
 from networks.compiling import compile_nets
 from networks.sharding import Sharded, shard_nets, whole_nets
@@ -118,9 +118,16 @@ class GenerativeModule(pl.LightningModule):
     # ---- training ----
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves a batch, and leaves the samples' seeds on the CPU: they are read there, and reading them back would wait for a GPU."""
+        """Moves a batch; images become float32 in [-1, 1] there, where that costs least.
+
+        The samples' seeds stay on the CPU: they are read there, and reading them back would wait for a GPU.
+        """
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved | {"seed": batch["seed"]} if isinstance(batch, dict) and "seed" in batch else moved
+        if not isinstance(batch, dict):
+            return moved
+        if "image" in moved:
+            moved["image"] = model_range(moved["image"])
+        return moved | {"seed": batch["seed"]} if "seed" in batch else moved
 
     @property
     def world_size(self) -> int:

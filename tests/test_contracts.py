@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from contracts import HasLatents, Reconstructs, Request, label_tensor
+from contracts import HasLatents, Reconstructs, Request, label_tensor, model_range
+from datamodules.base import to_model_range
 
 
 def test_a_request_can_be_taken_apart() -> None:
@@ -40,3 +41,11 @@ def test_abilities_are_asked_for_by_what_a_module_has() -> None:
             return batch["image"]
 
     assert isinstance(Copies(), Reconstructs) and not isinstance(Copies(), HasLatents)
+
+
+def test_bytes_become_the_range_of_the_models_bit_for_bit_as_in_the_data() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    image = model_range(every)
+    assert image.dtype == torch.float32 and image.min() == -1 and image.max() == 1 and every.max() == 255
+    assert torch.equal(image[0], to_model_range(every[0, 0].numpy()))
+    assert model_range(image) is image

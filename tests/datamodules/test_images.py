@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contracts import model_range
 from datamodules.augment import augment
 from datamodules.base import to_model_range
 from datamodules.decode import load_square
@@ -55,9 +56,17 @@ def test_a_batch_has_the_types_of_the_contract(root: Path) -> None:
     dm = make(root)
     batch = next(iter(dm.train_dataloader()))
     assert set(batch) == {"image", "label", "seed"} and not dm.captioned
-    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.uint8
     assert batch["label"].shape == (4,) and batch["label"].dtype == torch.int64
-    assert -1 <= batch["image"].min() < 0 < batch["image"].max() <= 1
+    assert batch["image"].min() < 128 < batch["image"].max()
+
+
+def test_a_batch_of_grey_images_has_one_channel(root: Path) -> None:
+    dm = make(root, channels=1)
+    keys = [(0, 3), (2, 5)]
+    batch = dm.train_dataset.__getitems__(keys)
+    assert batch["image"].shape == (2, 1, 8, 8) and batch["seed"].tolist() == [3, 5]
+    assert torch.equal(model_range(batch["image"]), torch.stack([dm.train_dataset[key]["image"] for key in keys]))
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -118,6 +127,8 @@ def test_augmentation_adds_its_label_in_training(root: Path) -> None:
         item, before = dm.train_dataset[1, seed], plain.train_dataset[1, seed]
         image, label = augment(before["image"][None], [seed], 0.7)
         assert torch.equal(item["image"], image[0]) and torch.equal(item["augment"], label[0])
+        batch = dm.train_dataset.__getitems__([(0, 9), (1, seed)])
+        assert torch.equal(batch["image"][1], item["image"]) and torch.equal(batch["augment"][1], item["augment"])
     assert torch.equal(dm.val_dataset[0, 3]["image"], plain.val_dataset[0, 3]["image"])
     assert not next(iter(dm.val_dataloader()))["augment"].any() and dm.fingerprint() != plain.fingerprint()
 

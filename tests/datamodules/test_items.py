@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from contracts import model_range
 from tests.datamodules.test_captions import file_of, make
 
 
@@ -19,6 +20,21 @@ def test_nothing_is_mirrored_unless_asked(folder: Path):
     flips = [torch.equal(mirrored.train_dataset[0, seed]["image"], upright.flip(-1)) for seed in range(40)]
     assert 8 < sum(flips) < 32
     assert not mirrored.val_dataset.random_flip
+
+
+@pytest.mark.parametrize("settings", [{}, {"random_flip": True}, {"cache_in_memory": False}])
+def test_batches_are_the_items_in_uint8(folder: Path, settings: dict):
+    dm = make(folder, **settings)
+    dm.num_batches = 6
+    seen = 0
+    for batch in dm.train_dataloader():
+        image = batch["image"]
+        assert image.dtype == torch.uint8 and image.is_contiguous()
+        for i, seed in enumerate(batch["seed"].tolist()):
+            items = [dm.train_dataset[index, seed] for index in range(len(dm.train_dataset))]
+            assert any(item["caption"] == batch["caption"][i] and torch.equal(item["image"], model_range(image)[i]) for item in items)
+            seen += 1
+    assert seen == 6 * 4
 
 
 def test_a_file_that_goes_bad_is_replaced_by_the_same_one_each_time(folder: Path, truncate):

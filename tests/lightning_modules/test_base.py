@@ -166,6 +166,17 @@ def test_seeding_tells_keys_apart() -> None:
     assert len(seen) == len({a for a, _ in seen}) == len({b for _, b in seen}) == 4
 
 
+def test_images_become_floats_on_the_device_and_seeds_stay() -> None:
+    batch = {"image": torch.tensor([[0, 255]], dtype=torch.uint8), "seed": torch.tensor([7]), "label": torch.tensor([1]), "caption": ["a"]}
+    moved = Two().transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["image"].dtype == torch.float32 and {moved[name].device.type for name in ("image", "label")} == {"meta"}
+    assert moved["seed"] is batch["seed"] and batch["image"].dtype == torch.uint8
+    here = Two().transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert here["image"].tolist() == [[-1.0, 1.0]] and here["caption"] == ["a"]
+    assert torch.equal(Two().transfer_batch_to_device(here, torch.device("cpu"), 0)["image"], here["image"])
+    assert Two().transfer_batch_to_device(torch.ones(2), torch.device("meta"), 0).device.type == "meta"
+
+
 FAMILIES = ("ddpm", "edm", "flow", "vae", "autoencoder", "classifier", "gan", "clip", "glide", "dalle2", "imagen")
 SAME_CODE = ("latent_diffusion", "imagen_paper", "glide_paper", "dalle2_paper")  # a diffusion over a trained model, and other sizes
 
