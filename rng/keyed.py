@@ -6,7 +6,9 @@ share their noise. Here a hash fills the whole state of the generator, 624 words
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -16,6 +18,8 @@ from rng.hashing import expand
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
+MANY = 2**20  # numbers from which several threads draw them, some ten milliseconds of one
+THREADS = min(4, os.cpu_count() or 1)  # not all: each GPU of a machine has a process of its own
 WORDS = 624  # of mt19937
 _PLACE = 3  # the state tensor as int64: seed, counters, position, then the words
 
@@ -69,13 +73,35 @@ def randn(
         return delivered(torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype), device)
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one generator per sample")
-    rows = [torch.randn(tuple(shape[1:]), generator=g, device=g.device, dtype=dtype) for g in generator]
-    return delivered(torch.stack(rows), device)
+    return delivered(_rows(shape, generator, is_cuda(device), dtype), device)
+
+
+def _rows(shape: Sequence[int], generators: Sequence[torch.Generator], pinned: bool, dtype: torch.dtype) -> Tensor:
+    """Standard normal tensor of `shape`, each row from its own generator: many numbers by several threads, each of which draws whole rows."""
+    home = generators[0].device if generators else torch.device("cpu")
+    drawn = torch.empty(tuple(shape), device=home, dtype=dtype, pin_memory=pinned and home.type == "cpu")
+
+    def draw(i: int) -> None:
+        with torch.inference_mode(drawn.is_inference()):  # each thread has a mode of its own
+            torch.randn(tuple(shape[1:]), generator=generators[i], dtype=dtype, device=home, out=drawn[i])
+
+    if drawn.numel() < MANY:
+        for i in range(len(generators)):
+            draw(i)
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(draw, range(len(generators))))
+    return drawn
+
+
+def is_cuda(device: torch.device | str | None) -> bool:
+    """Whether a device is a GPU."""
+    return device is not None and torch.device(device).type == "cuda"
 
 
 def delivered(drawn: Tensor, device: torch.device | str | None) -> Tensor:
     """The numbers on a device. A copy from pinned memory to a GPU goes on beside what the GPU computes; another one would wait for it."""
-    if device is not None and torch.device(device).type == "cuda" and drawn.device.type == "cpu":
+    if is_cuda(device) and drawn.device.type == "cpu":
         return drawn.pin_memory().to(device, non_blocking=True)
     return drawn.to(device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from hashlib import blake2b
 
@@ -49,6 +50,32 @@ def test_randn_continues_each_generator():
     assert not torch.equal(first, second)
     alone = keyed_generators([6], "x")
     assert torch.equal(first[1:], randn((1, 3), alone)) and torch.equal(second[1:], randn((1, 3), alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("inference", [False, True])
+def test_many_numbers_are_drawn_by_threads_to_the_same_values(monkeypatch: pytest.MonkeyPatch, inference: bool, dtype: torch.dtype) -> None:
+    seeds, threads = range(9), set()
+    plain = torch.stack([torch.randn(5, 7, generator=g, dtype=dtype) for g in keyed_generators(seeds, "x")])
+    monkeypatch.setattr(keyed, "MANY", 9 * 5 * 7)
+    real = torch.randn
+
+    def noted(*size, **settings):
+        threads.add(threading.get_ident())
+        return real(*size, **settings)
+
+    monkeypatch.setattr(torch, "randn", noted)
+    with torch.inference_mode(inference):
+        assert torch.equal(randn((9, 5, 7), keyed_generators(seeds, "x"), dtype=dtype), plain)
+        assert threads and threading.get_ident() not in threads
+        threads.clear()
+        assert torch.equal(randn((8, 5, 7), keyed_generators(seeds[:8], "x"), dtype=dtype), plain[:8])
+    assert threads == {threading.get_ident()}
+
+
+def test_rows_of_one_number_and_no_rows() -> None:
+    assert torch.equal(randn((3,), keyed_generators([1, 2, 3], "x")), torch.stack([torch.randn((), generator=g) for g in keyed_generators([1, 2, 3], "x")]))
+    assert randn((0, 4), []).shape == (0, 4)
 
 
 def test_randn_one_generator_and_dtype():
