@@ -17,7 +17,7 @@ from networks.text.quotes import spell_quotes
 
 # Widths known without reading a file, so that a config can be built on a machine without the weights.
 DIMS = {"google/t5-v1_1-small": 512, "google/t5-v1_1-base": 768, "google/t5-v1_1-large": 1024,
-        "google/t5-v1_1-xl": 2048, "google/t5-v1_1-xxl": 4096}
+        "google/t5-v1_1-xl": 2048, "google/t5-v1_1-xxl": 4096, "sentence-transformers/all-mpnet-base-v2": 768}
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.txt", "vocab.json")
 # A model directory may bring Python files and pickles: neither is run.
 NO_CODE = {"local_files_only": True, "trust_remote_code": False}
@@ -74,8 +74,8 @@ class HuggingFaceText(TextEncoder):
     @property
     def max_length(self) -> int:
         """The length asked for, or what the encoder's position table holds if that is less."""
-        if self.model_id in DIMS:
-            return self._max_length  # T5's positions are relative: no table
+        if self.model_id.startswith("google/t5-"):
+            return self._max_length  # its positions are relative: no table
         positions = self.config.get("max_position_embeddings") or self._max_length
         if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
             positions -= 2  # these count positions from pad_token_id + 1
