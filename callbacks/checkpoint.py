@@ -26,13 +26,15 @@ class Checkpoint(pl.callbacks.Checkpoint):
         every_sec: also save when the last save began that long ago, or longer where saving would take more than a twentieth of the
             time; None never. Changes nothing in the result.
         keep: how many of the newest to keep; two or more, so that a damaged one has a predecessor.
+        background: train on while a copy of the checkpoint is written, for which the first process's memory must have room. The last
+            one is waited for.
     Raises: ValueError for keep below 1.
     """
 
-    def __init__(self, dir: str, every_steps: int | None = 1000, every_sec: float | None = 300, keep: int = 2) -> None:
+    def __init__(self, dir: str, every_steps: int | None = 1000, every_sec: float | None = 300, keep: int = 2, background: bool = False) -> None:
         if keep < 1:
             raise ValueError(f"callbacks.checkpoint.keep={keep}: at least 1")
-        self.dir, self.every_steps, self.every_sec, self.keep = Path(dir), every_steps, every_sec, keep
+        self.dir, self.every_steps, self.every_sec, self.keep, self.background = Path(dir), every_steps, every_sec, keep, background
         self.failure: str | None = None
         self.diverged = False
         self._waiting = False
@@ -57,6 +59,9 @@ class Checkpoint(pl.callbacks.Checkpoint):
         path = self.dir / f"step={module.optimizer_steps:08d}.ckpt"
         error: Exception | None = None
         self._saved_at, began = module.train_sec, time.monotonic()
+        io, last = trainer.strategy.checkpoint_io, trainer.should_stop or finished(trainer, module)
+        self._finish(io, last)
+        io.background = self.background and not last
         try:
             trainer.save_checkpoint(path)
         except (OSError, FloatingPointError) as raised:
@@ -68,8 +73,16 @@ class Checkpoint(pl.callbacks.Checkpoint):
         self._took(sec, trainer.is_global_zero)
         if error is not None:
             self._failed(trainer, module, error)
-        elif trainer.is_global_zero:
-            trainer.strategy.checkpoint_io.rotate(path, self.keep)
+        elif trainer.is_global_zero and not io.background:
+            io.rotate(path, self.keep)
+
+    def _finish(self, io: Any, last: bool) -> None:
+        """Waits for the checkpoint before, if it is written in the background."""
+        path, error = io.finish() or (None, None)
+        if error is not None:
+            print(f"warning: no checkpoint at step {int(path.stem.removeprefix('step='))}: {error}" + ("" if last else "; training goes on"), flush=True)
+        elif path is not None:
+            io.rotate(path, self.keep)
 
     def _failed(self, trainer: pl.Trainer, module: Any, error: Exception) -> None:
         what = f"no checkpoint at step {module.optimizer_steps}: {error}"

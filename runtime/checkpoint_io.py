@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +39,56 @@ class NotWritten(OSError):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file beside the target, verifies it, flushes it to the disk, then renames it.
 
+    Where `background` is set, `save_checkpoint` returns as soon as the values are copied, and a thread writes the copy; `finish` waits
+    for it and tells how it went. An interpreter that ends waits for the thread, too.
+
     Args:
         first_saved: called after the first checkpoint of this process.
     """
 
     def __init__(self, first_saved: Callable[[], None] | None = None) -> None:
         self.first_saved, self.saved = first_saved, 0
+        self.background = False  # set by callbacks.checkpoint before each save
+        self._writer: tuple[Path, Future[None]] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises: FloatingPointError for weights that are not finite; NotWritten. What was there before stays."""
+        """Raises: FloatingPointError for weights that are not finite; NotWritten, unless in the background. What was there before stays."""
         # Lightning's loops are not resumed: a session starts a fresh loop over the batches that are left.
         checkpoint.pop("loops", None)
         if (name := not_finite({part: checkpoint.get(part) for part in FINITE})) is not None:
             raise FloatingPointError(f"{name} is not finite")
-        path, needed = Path(path), size(checkpoint)
+        if not self.background:
+            self._write(checkpoint, Path(path))
+            return
+        if self._writer is not None:
+            raise RuntimeError(f"{self._writer[0]} is being written: call finish first")
+        copied, done = snapshot(checkpoint, {}), Future()
+        self._writer = Path(path), done
+        threading.Thread(target=self._write_for, args=(done, copied, Path(path)), name="checkpoint").start()
+
+    def finish(self) -> tuple[Path, NotWritten | None] | None:
+        """Waits for what is written in the background: its path, and why it could not be written; None where nothing is.
+
+        Raises: what no disk is to blame for.
+        """
+        if self._writer is None:
+            return None
+        (path, done), self._writer = self._writer, None
+        error = done.exception()
+        if error is not None and not isinstance(error, NotWritten):
+            raise error
+        return path, error
+
+    def _write_for(self, done: Future[None], checkpoint: dict[str, Any], path: Path) -> None:
+        try:
+            self._write(checkpoint, path)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        needed = size(checkpoint)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Not even begun where it cannot fit: to fill the disk would trouble others.
@@ -125,6 +164,26 @@ def tensors(node: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(node, (dict, list, tuple)):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def snapshot(node: Any, copies: dict[Any, torch.UntypedStorage]) -> Any:
+    """Nested dicts and lists with copies of all tensors on the CPU; those that share memory go on sharing it, as in the file.
+
+    Args: copies: the storages that are copied already, by device and address; an empty dict to begin with.
+    """
+    if isinstance(node, Tensor):
+        storage = node.untyped_storage()
+        key = (storage.device, storage.data_ptr())
+        if key not in copies:
+            copies[key] = storage.clone() if storage.device.type == "cpu" else storage.cpu()
+        return torch.empty(0, dtype=node.dtype).set_(copies[key], node.storage_offset(), node.shape, node.stride())
+    if isinstance(node, dict):
+        copied = copy.copy(node)  # an OrderedDict stays one, with what torch notes on it
+        copied.update({key: snapshot(value, copies) for key, value in node.items()})
+        return copied
+    if isinstance(node, (list, tuple)):
+        return type(node)(snapshot(value, copies) for value in node)
+    return node
 
 
 def size(node: Any) -> int:

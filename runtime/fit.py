@@ -169,6 +169,7 @@ def train(cfg: DictConfig, checkpoint: dict[str, Any] | None, path: Path) -> dic
         with stopping_together(launcher) if several else nullcontext():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint and checkpoint["path"], weights_only=True)
     except BaseException as error:
+        trainer.strategy.checkpoint_io.finish()  # of what is written in the background, before anybody else may go on with the run
         if isinstance(error, FloatingPointError) and not is_process_zero():
             return {}  # all processes gave up, one says so
         to_raise = answer(error, stop.signum or (signal.SIGTERM if trainer.received_sigterm else 0), path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,17 +30,22 @@ class Run:
         self.events: list[Any] = []
         self.fails: Exception | None = None
         self.of_process_0: Any = (None, 0.0)
+        self.written: Any = None  # in the background
         self.callback = Checkpoint(str(tmp_path), **{"every_steps": None, "every_sec": None, **settings})
         self.module: Any = SimpleNamespace(batches_seen=0, optimizer_steps=0, train_sec=0.0)
         strategy = SimpleNamespace(
             barrier=lambda *_: None, broadcast=self.broadcast,
-            checkpoint_io=SimpleNamespace(rotate=lambda path, keep: self.events.append(("rotate", path.name, keep))),
+            checkpoint_io=SimpleNamespace(rotate=lambda path, keep: self.events.append(("rotate", path.name, keep)), finish=self.finish),
         )  # fmt: skip
         self.trainer: Any = SimpleNamespace(
             accumulate_grad_batches=accumulate, datamodule=SimpleNamespace(num_batches=100), callbacks=[],
             world_size=processes, is_global_zero=rank == 0, should_stop=False, save_checkpoint=self.save,
             loggers=[SimpleNamespace(save=lambda: self.events.append("record"))], strategy=strategy,
         )  # fmt: skip
+
+    def finish(self) -> Any:
+        self.written, found = None, self.written
+        return found
 
     def broadcast(self, value: Any) -> Any:
         return value if self.trainer.is_global_zero else self.of_process_0
@@ -153,6 +160,24 @@ def test_the_other_processes_stop_for_the_failure_of_process_0(tmp_path: Path, c
     assert run.trainer.should_stop and run.callback.failure and capsys.readouterr().out == ""
 
 
+def test_in_the_background_a_save_waits_for_the_one_before_and_the_last_is_no_such_save(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = Run(tmp_path, every_steps=1, background=True, keep=3)
+    io = run.trainer.strategy.checkpoint_io
+    run.batches(1)
+    assert io.background and run.events == ["record", "step=00000001.ckpt"], "nothing is deleted for the sake of what may fail yet"
+    run.written = tmp_path / "step=00000001.ckpt", None
+    run.batches(1)
+    assert run.events[2:] == ["record", ("rotate", "step=00000001.ckpt", 3), "step=00000002.ckpt"] and capsys.readouterr().out == ""
+    run.written = tmp_path / "step=00000002.ckpt", OSError("no space")
+    run.batches(1)
+    assert run.events[5:] == ["record", "step=00000003.ckpt"] and run.callback.failure is None
+    assert capsys.readouterr().out == "warning: no checkpoint at step 2: no space; training goes on\n"
+    run.trainer.should_stop, run.written = True, (tmp_path / "step=00000003.ckpt", OSError("no space"))
+    run.batches(1)
+    assert not io.background and run.events[7:] == ["record", "step=00000004.ckpt", ("rotate", "step=00000004.ckpt", 3)]
+    assert capsys.readouterr().out == "warning: no checkpoint at step 3: no space\n"
+
+
 # ---- in a run ----
 
 
@@ -224,6 +249,53 @@ def test_two_processes_end_alike_where_nothing_can_be_written(tmp_path: Path) ->
     said = log.read_text()
     assert said.count("warning: no checkpoint at step 4: ") == 1 and "Traceback" not in said
     assert said.count("error: no checkpoint at step 6: ") == 1 and f"resume={tmp_path / 'run'}" in said
+
+
+def test_written_in_the_background_a_run_leaves_the_same_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes each file only after the weights have moved on: what is written is the copy."""
+    main(overrides("callbacks.checkpoint.keep=9", run=tmp_path / "plain"))
+    real, threads = checkpoint_io.write, []
+
+    def late(checkpoint: dict, path: Path) -> None:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.3)
+        real(checkpoint, path)
+
+    monkeypatch.setattr(checkpoint_io, "write", late)
+    main(overrides("callbacks.checkpoint.keep=9", "callbacks.checkpoint.background=true", run=tmp_path / "run"))
+    assert steps(tmp_path / "run") == steps(tmp_path / "plain") == [4, 8, 12, 16, 20] and threads == ["checkpoint"] * 4 + ["MainThread"]
+    for file in sorted((tmp_path / "run" / "checkpoints").iterdir()):
+        a, b = (torch.load(folder / "checkpoints" / file.name, weights_only=True) for folder in (tmp_path / "run", tmp_path / "plain"))
+        assert a.keys() == b.keys()
+        for part in ("state_dict", "ema", "optimizer_states", "counters", "data"):
+            assert_same(a[part], b[part])
+    main(overrides("callbacks.checkpoint.background=true", run=tmp_path / "few"))
+    assert steps(tmp_path / "few") == [16, 20]
+
+
+def test_what_is_written_in_the_background_is_there_before_a_run_ends_by_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from tests import toy
+
+    losses, real = toy.Toy.losses, checkpoint_io.write
+
+    def failing(self, batch):
+        if self.optimizer_steps == 5:
+            raise FileNotFoundError("the data has gone")
+        return losses(self, batch)
+
+    monkeypatch.setattr(toy.Toy, "losses", failing)
+    monkeypatch.setattr(checkpoint_io, "write", lambda checkpoint, path: (time.sleep(0.5), real(checkpoint, path)))
+    with pytest.raises(FileNotFoundError, match="the data has gone"):
+        main(overrides("callbacks.checkpoint.background=true", run=tmp_path / "a"))
+    assert steps(tmp_path / "a") == [4]
+
+
+def test_a_checkpoint_refused_in_the_background_is_a_warning_at_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    refuse(monkeypatch, 8)
+    assert main(overrides("callbacks.checkpoint.keep=9", "callbacks.checkpoint.background=true", run=tmp_path / "a"))["step"] == 20
+    assert steps(tmp_path / "a") == [4, 12, 16, 20] and not list(tmp_path.rglob("*.tmp-*"))
+    (line,) = [l for l in capsys.readouterr().out.splitlines() if l.startswith("warning")]
+    assert line.startswith("warning: no checkpoint at step 8: ") and line.endswith(" free; training goes on")
 
 
 def test_checkpoints_hold_the_live_weights_beside_their_average(tmp_path) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import files
 from runtime import checkpoint_io
-from runtime.checkpoint_io import AtomicCheckpointIO, NotWritten, checkpoints, newest_good, not_finite, size
+from runtime.checkpoint_io import AtomicCheckpointIO, NotWritten, checkpoints, newest_good, not_finite, size, snapshot
 
 SMALL = {"state_dict": {"a": torch.ones(3)}}
 
@@ -196,3 +197,49 @@ def test_lightnings_loops_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "step=00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint({"loops": {"fit_loop": 1}, "state_dict": {"w": torch.ones(2)}}, path)
     assert set(torch.load(path, weights_only=True)) == {"state_dict"}
+
+
+def test_a_copy_shares_memory_as_the_original_does_and_nothing_with_it() -> None:
+    whole = torch.arange(12.0)
+    node = {"a": whole.view(3, 4).T, "tied": [whole[2:5], (torch.ones(2, dtype=torch.bool), "text", 3)], "none": None}
+    copied = snapshot(node, {})
+    assert torch.equal(copied["a"], node["a"]) and copied["a"].stride() == (1, 4) and copied["tied"][1][1:] == ("text", 3) and copied["none"] is None
+    assert isinstance(copied["tied"], list) and isinstance(copied["tied"][1], tuple)
+    assert size(copied) == size(node) == 12 * 4 + 2
+    before = copied["a"].clone()
+    whole.zero_()
+    assert torch.equal(copied["a"], before) and copied["tied"][0].tolist() == [2, 3, 4]
+    copied["tied"][0].fill_(-1)
+    assert (copied["a"] == -1).sum() == 3 and (whole == 0).all()
+
+
+def test_in_the_background_the_values_of_that_moment_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, real = threading.Event(), checkpoint_io.write
+    monkeypatch.setattr(checkpoint_io, "write", lambda *a: (go.wait(20), real(*a)))
+    first, io = [], AtomicCheckpointIO(lambda: first.append(1))
+    weights = torch.ones(3)
+    io.background = True
+    assert io.finish() is None
+    io.save_checkpoint({"state_dict": {"a": weights}}, tmp_path / "step=1.ckpt")
+    weights.zero_()
+    assert io.saved == 0 and not (tmp_path / "step=1.ckpt").exists()
+    with pytest.raises(RuntimeError, match="step=1.ckpt is being written"):
+        io.save_checkpoint(dict(SMALL), tmp_path / "step=2.ckpt")
+    go.set()
+    assert io.finish() == (tmp_path / "step=1.ckpt", None) and io.saved == 1 and first == [1] and io.finish() is None
+    assert checkpoint_io.read(tmp_path / "step=1.ckpt")["state_dict"]["a"].tolist() == [1, 1, 1]
+    with pytest.raises(FloatingPointError, match="state_dict.a is not finite"):
+        io.save_checkpoint({"state_dict": {"a": torch.tensor([torch.nan])}}, tmp_path / "step=3.ckpt")
+    assert io.finish() is None
+
+
+def test_what_went_wrong_in_the_background_is_told_by_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = AtomicCheckpointIO()
+    io.background = True
+    io.save_checkpoint(dict(SMALL), Path("/dev/null/step=1.ckpt"))
+    path, error = io.finish()
+    assert path.name == "step=1.ckpt" and isinstance(error, NotWritten) and io.saved == 0
+    monkeypatch.setattr(checkpoint_io, "write", lambda *_: 1 / 0)
+    io.save_checkpoint(dict(SMALL), tmp_path / "step=2.ckpt")
+    with pytest.raises(ZeroDivisionError):
+        io.finish()
