@@ -1,6 +1,6 @@
 """A larger text encoder or a larger U-Net: which draws more of the scenes as told? The base stage of Imagen, trained with each.
 
-python -m benchmarks.encoder_sizes --mpnet DIRECTORY [--steps 1200 --n 512 --rows minilm/middle … --jobs 2 --publish]
+python -m benchmarks.encoder_sizes --mpnet DIRECTORY [--steps 2200 --n 512 --rows minilm/middle … --jobs 2 --publish]
 
 Equal for all: images, their order, captions, steps, settings of training and of drawing. Only the frozen encoder and the size of the U-Net differ.
 MiniLM and MPNet were trained on the same pairs of sentences (sentence-transformers' all-*); `minilm_1` is MiniLM cut off after its first layer.
@@ -62,7 +62,7 @@ ROWS = tuple(f"{encoder}/{net}" for net in NETS for encoder in ENCODERS if encod
 class Settings:
     """What every row is given; n scenes of each split are drawn."""
 
-    steps: int = 1200
+    steps: int = 2200
     n: int = 512
     seed: int = 0
 
