@@ -4,7 +4,8 @@ python -m benchmarks.encoder_sizes --mpnet DIRECTORY [--steps 2200 --n 512 --row
 
 Equal for all: images, their order, captions, steps, settings of training and of drawing. Only the frozen encoder and the size of the U-Net differ.
 MiniLM and MPNet were trained on the same pairs of sentences (sentence-transformers' all-*); `minilm_1` is MiniLM cut off after its first layer.
-The base draws 32 pixels, which are enlarged (bicubic) for the scene parser and for the Fréchet distance, whose real images are made the same way.
+The base draws 32 pixels, which are enlarged (bicubic) for the scene parser and for fd_clip_scenes, whose real images are made the same way.
+All rows draw the same scenes with the same noise, so that the second table can compare them scene by scene.
 Rows that --dir holds are not made again. With --publish the table goes into docs/text_to_image.md.
 
 Source: Saharia et al. 2022 (Imagen), figure 4: scaling the text encoder against scaling the U-Net.
@@ -30,7 +31,7 @@ from benchmarks.peer_ddpm import processor_sec
 from benchmarks.tables import describe, fill
 from contracts import Request
 from datamodules.scenes import scene_spec
-from evaluation.extractors.lite0 import EfficientNetLite0
+from evaluation.extractors.trained_clip import TrainedCLIP
 from evaluation.metrics.frechet import frechet_of_features
 from evaluation.metrics.images import to_uint8
 from runtime.checkpoint import load_module
@@ -55,6 +56,7 @@ NETS = {
     "middle": (),
     "large": (f"{NET}.dim=40", f"{NET}.dim_mults=[1,4]", f"{NET}.mid_blocks=5", f"{NET}.tokens_dim=160"),
 }
+JUDGE = "clip-scenes-judge"  # a CLIP of the zoo that no generator was trained with
 ROWS = tuple(f"{encoder}/{net}" for net in NETS for encoder in ENCODERS if encoder != "minilm_1" or net == "middle")
 
 
@@ -115,15 +117,16 @@ def encoder_size(name: str, text_encoder: Any) -> int:
 
 @torch.inference_mode()
 def judged(module: Any, split: str, n: int) -> dict[str, Any]:
-    """What n scenes of a split got: skill -> share, how many have objects, and the Fréchet distance from the true pictures."""
+    """What n scenes of a split got: skill -> share, which of those with objects are all correct, and the Fréchet distance from true pictures."""
     specs = [scene_spec(PRESET, split, "encoder sizes", 0, i) for i in range(n)]
     parts = [range(begin, min(begin + BATCH, n)) for begin in range(0, n, BATCH)]
     drawn_u8 = torch.cat([draw(module, [specs[i] for i in part], part) for part in parts])
     objects = [i for i in range(n) if specs[i].kind != "word"]
     found = [score(specs[i], parse(drawn_u8[i].permute(1, 2, 0).numpy())) for i in objects]
-    extractor = EfficientNetLite0()
-    distance = frechet_of_features(extractor(drawn_u8), extractor(true_pictures(specs)))
-    return {"skills": {name: row["mean"] for name, row in aggregate(found).items()}, "n": len(objects), "fd": distance}
+    extractor = TrainedCLIP(load_module, JUDGE)
+    true = extractor(true_pictures(specs, 0))
+    distances = {"fd": frechet_of_features(extractor(drawn_u8), true), "fd_real": frechet_of_features(extractor(true_pictures(specs, n)), true)}
+    return {"skills": {name: row["mean"] for name, row in aggregate(found).items()}, "exact": [int(one["all_correct"]) for one in found], **distances}
 
 
 def draw(module: Any, specs: Sequence[SceneSpec], seeds: Sequence[int]) -> Tensor:
@@ -137,9 +140,9 @@ def enlarged(image: Tensor) -> Tensor:
     return to_uint8(F.interpolate(image, size=SIDE, mode="bicubic"))
 
 
-def true_pictures(specs: Sequence[SceneSpec]) -> Tensor:
-    """uint8 (B, 3, 64, 64): the scenes as they are, made as small as the base's pictures and enlarged again."""
-    image = torch.stack([torch.from_numpy(render(spec, i, SIDE)[0]).permute(2, 0, 1) / 127.5 - 1 for i, spec in enumerate(specs)])
+def true_pictures(specs: Sequence[SceneSpec], first_seed: int) -> Tensor:
+    """uint8 (B, 3, 64, 64): the scenes as they are, each with a layout by its seed, made as small as the base's pictures and enlarged again."""
+    image = torch.stack([torch.from_numpy(render(spec, first_seed + i, SIDE)[0]).permute(2, 0, 1) / 127.5 - 1 for i, spec in enumerate(specs)])
     return enlarged(F.avg_pool2d(image, SIDE // BASE_SIDE))
 
 
@@ -147,18 +150,40 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """A line for each row: sizes, cost, then alignment in per cent, with its Wilson 95 % interval, and distances."""
     head = ["text encoder", "its parameters", "U-Net", "its parameters", "processor minutes"]
     for split in SPLITS:
-        head += [f"`{split}`: all correct", "count", "shape", "relation", "distance"]
+        head += [f"`{split}`: all correct", "count", "shape", "binding", "relation", "fd_clip_scenes"]
     lines = []
     for row, facts in rows.items():
         encoder, net = row.split("/")
         line = [ENCODERS[encoder][1], f"{facts['encoder_parameters'] / 1e6:.1f} M", net, f"{facts['parameters'] / 1e6:.1f} M", f"{facts['cpu_sec'] / 60:.0f}"]
         for split in SPLITS:
             found = facts["splits"][split]
-            low, high = wilson(found["skills"]["all_correct"] * found["n"], found["n"])
+            low, high = wilson(sum(found["exact"]), len(found["exact"]))
             line += [f"{100 * found['skills']['all_correct']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"]
-            line += [*(f"{100 * found['skills'][skill]:.0f}" for skill in ("count", "shape", "relation")), f"{found['fd']:.2f}"]
+            line += [*(f"{100 * found['skills'][skill]:.0f}" for skill in ("count", "shape", "binding", "relation")), f"{found['fd']:.3f}"]
         lines.append(line)
-    return markdown_table(head, lines)
+    reals = [[*[""] * 5, f"{found['fd_real']:.3f}"] for found in next(iter(rows.values()))["splits"].values()] if rows else []
+    return markdown_table(head, [*lines, ["real images", "", "", "", "", *(cell for real in reals for cell in real)]])
+
+
+def differences(rows: dict[str, dict[str, Any]]) -> str:
+    """A line for each two rows of which one has the larger encoder, or the larger net: what that adds to all-correct scenes, in points."""
+    encoders, nets = list(ENCODERS), list(NETS)
+    steps = [(f"{a}/{net}", f"{b}/{net}") for a, b in zip(encoders, encoders[1:]) for net in nets]
+    steps += [(f"{encoder}/{a}", f"{encoder}/{b}") for a, b in zip(nets, nets[1:]) for encoder in encoders]
+    lines = []
+    for a, b in steps:
+        if a in rows and b in rows:
+            larger, of = ("encoder", "encoder_parameters") if a.split("/")[1] == b.split("/")[1] else ("U-Net", "parameters")
+            ratio = rows[b][of] / rows[a][of]
+            lines.append([a, b, f"{larger}, {ratio:.1f} times", *(gain(*(rows[row]["splits"][split]["exact"] for row in (a, b))) for split in SPLITS)])
+    return markdown_table(["from", "to", "larger", *(f"`{split}`: all correct, points" for split in SPLITS)], lines)
+
+
+def gain(before: Sequence[int], after: Sequence[int]) -> str:
+    """Percentage points that are gained on the same scenes, with the 95 % interval of their mean (normal, scene by scene)."""
+    change = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
+    mean, half = change.mean(), 1.96 * change.std() / len(change) ** 0.5
+    return f"{100 * mean:+.0f} [{100 * (mean - half):+.0f}, {100 * (mean + half):+.0f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -185,9 +210,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "benchmark": "encoder_sizes", "settings": asdict(s), "machine": machine(1), **provenance("torch", "transformers"), "rows": rows,
     }  # fmt: skip
     write_json(args.out, result)
-    print(table(rows))
+    block = f"{table(rows)}\n\n{differences(rows)}"
+    print(block)
     if args.publish:
-        PAGE.write_text(fill(PAGE.read_text(), "encoder_sizes", f"\n{table(rows)}\n\n{describe(result)}\n\n", PAGE.name))
+        PAGE.write_text(fill(PAGE.read_text(), "encoder_sizes", f"\n{block}\n\n{describe(result)}\n\n", PAGE.name))
 
 
 if __name__ == "__main__":
