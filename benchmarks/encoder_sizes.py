@@ -117,7 +117,7 @@ def encoder_size(name: str, text_encoder: Any) -> int:
 
 @torch.inference_mode()
 def judged(module: Any, split: str, n: int) -> dict[str, Any]:
-    """What n scenes of a split got: skill -> share, which of those with objects are all correct, and the Fréchet distance from true pictures."""
+    """What n scenes of a split got: skill -> share, which of those with objects are all correct (a 1 or a 0 each), and the Fréchet distance from true pictures."""
     specs = [scene_spec(PRESET, split, "encoder sizes", 0, i) for i in range(n)]
     parts = [range(begin, min(begin + BATCH, n)) for begin in range(0, n, BATCH)]
     drawn_u8 = torch.cat([draw(module, [specs[i] for i in part], part) for part in parts])
@@ -126,7 +126,7 @@ def judged(module: Any, split: str, n: int) -> dict[str, Any]:
     extractor = TrainedCLIP(load_module, JUDGE)
     true = extractor(true_pictures(specs, 0))
     distances = {"fd": frechet_of_features(extractor(drawn_u8), true), "fd_real": frechet_of_features(extractor(true_pictures(specs, n)), true)}
-    return {"skills": {name: row["mean"] for name, row in aggregate(found).items()}, "exact": [int(one["all_correct"]) for one in found], **distances}
+    return {"skills": {name: row["mean"] for name, row in aggregate(found).items()}, "exact": "".join(f"{one['all_correct']:.0f}" for one in found), **distances}
 
 
 def draw(module: Any, specs: Sequence[SceneSpec], seeds: Sequence[int]) -> Tensor:
@@ -157,7 +157,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         line = [ENCODERS[encoder][1], f"{facts['encoder_parameters'] / 1e6:.1f} M", net, f"{facts['parameters'] / 1e6:.1f} M", f"{facts['cpu_sec'] / 60:.0f}"]
         for split in SPLITS:
             found = facts["splits"][split]
-            low, high = wilson(sum(found["exact"]), len(found["exact"]))
+            low, high = wilson(found["exact"].count("1"), len(found["exact"]))
             line += [f"{100 * found['skills']['all_correct']:.0f} [{100 * low:.0f}, {100 * high:.0f}]"]
             line += [*(f"{100 * found['skills'][skill]:.0f}" for skill in ("count", "shape", "binding", "relation")), f"{found['fd']:.3f}"]
         lines.append(line)
@@ -179,9 +179,9 @@ def differences(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(["from", "to", "larger", *(f"`{split}`: all correct, points" for split in SPLITS)], lines)
 
 
-def gain(before: Sequence[int], after: Sequence[int]) -> str:
+def gain(before: str, after: str) -> str:
     """Percentage points that are gained on the same scenes, with the 95 % interval of their mean (normal, scene by scene)."""
-    change = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
+    change = torch.tensor([int(b) - int(a) for a, b in zip(before, after, strict=True)], dtype=torch.float64)
     mean, half = change.mean(), 1.96 * change.std() / len(change) ** 0.5
     return f"{100 * mean:+.0f} [{100 * (mean - half):+.0f}, {100 * (mean + half):+.0f}]"
 
