@@ -91,13 +91,11 @@ def make_row(row: str, s: Settings, folder: Path, mpnet: Path | None) -> None:
     write_json(out / "job.json", asdict(s))
     if (out / "row.json").exists():
         return
-    cpu_sec = 0.0
     if not (out / "trained.json").exists():
         shutil.rmtree(out / "run", ignore_errors=True)  # of a training that did not end
         began = processor_sec()
         train.main([*words_of(row, s, mpnet), f"run_dir={out / 'run'}"])
-        cpu_sec = processor_sec() - began
-        write_json(out / "trained.json", {"cpu_sec": cpu_sec})
+        write_json(out / "trained.json", {"cpu_sec": processor_sec() - began})
     module, _, info = load_module(out / "run", trust=(str(mpnet),) if mpnet else ())
     facts = {
         **json.loads((out / "trained.json").read_text()), "images": info["images_seen"],

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from doctor import Finding, OneBatch, Watch, main, of_captions, of_learning, of_listening, of_time, of_values, picture, warm
 from runtime.cli import guarded
-from tests.toy import Toy, ToyDataset, overrides
+from tests.toy import Toy, ToyData, ToyDataset, overrides
 
 IMAGE = torch.linspace(-1, 1, 8 * 3 * 16).view(8, 3, 4, 4)
 
@@ -162,6 +162,20 @@ def test_a_healthy_run_passes(tmp_path: Path, capsys: pytest.CaptureFixture, mon
     assert lines[0] == "data      30 images for training, 7 for validation"
     assert "80 steps: loss_toy" in lines[6] and lines[7].endswith("gradients reach all 4 trained parameters")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["batch.png"], "nothing else is left behind"
+
+
+def test_images_that_the_loader_gives_as_bytes_are_looked_at_as_the_model_gets_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floats = ToyData.train_dataloader
+    in_bytes = lambda self: ({**batch, "image": ((batch["image"] + 1) * 127.5).round().to(torch.uint8)} for batch in floats(self))  # noqa: E731
+    seen = []
+    for name, loader in (("floats", floats), ("bytes", in_bytes)):
+        monkeypatch.setattr(ToyData, "train_dataloader", loader)
+        main([*overrides("model.dropout=0"), "steps=2", f"out={tmp_path / name}"])
+        seen.append([line for line in capsys.readouterr().out.splitlines() if "values from" in line])
+    assert seen[0] == seen[1] and seen[0][0].startswith("ok ")
+    assert (tmp_path / "floats" / "batch.png").read_bytes() == (tmp_path / "bytes" / "batch.png").read_bytes()
 
 
 @pytest.mark.parametrize(("more", "words"), [
